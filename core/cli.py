@@ -1,0 +1,281 @@
+"""The command line: thin typer commands over the Python API."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from core.config import dump_config, load_config
+from core.errors import DiscoError, RequestError
+from core.guidance import Guidance
+from core.registry import domain_names, get_domain
+
+app = typer.Typer(
+    name="disco", no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Discrete latents for diffusion models: train, sample, evaluate, look inside.",
+)  # fmt: skip
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that beat the file's.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+ModelDir = Annotated[Path, typer.Argument(help="Run folder of 'disco train', or a model folder.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+
+CITATION = """@inproceedings{xu2024disco,
+  title     = {{DisCo-Diff}: Enhancing Continuous Diffusion Models with Discrete Latents},
+  author    = {Xu, Yilun and Corso, Gabriele and Jaakkola, Tommi and Vahdat, Arash and Kreis, Karsten},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2024},
+  note      = {arXiv:2407.03300}
+}"""
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"disco-diff {package_version('disco-diff')}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print versions.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
+) -> None:
+    if traceback:
+        os.environ["DISCO_TRACEBACK"] = "1"
+
+
+def _logging(quiet: bool) -> None:
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, e.g. experiments/toy/disco.yaml.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/NAME OF CONFIG].")] = None,
+    stage: Annotated[str, typer.Option(help="denoiser, prior, a stage of the domain, or all.")] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print the plan, train nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start over in a folder that holds a run.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train a model, or go on where its run folder was left. Under torchrun: on several processes."""
+    from core.training.loop import Interrupted
+    from core.training.run import train as train_run
+
+    _logging(quiet or int(os.environ.get("RANK", "0")) > 0)
+    settings = load_config(config, overrides or ())
+    folder = out or Path("runs") / config.stem
+    if dry_run:
+        _print_plan(settings, folder)
+        return
+    try:
+        model = train_run(settings, folder, stage, device, overwrite, quiet)
+    except Interrupted as stop:
+        _say(f"{stop}; everything up to the last step is saved. Go on with the same command:\n  {_command()}")
+        raise typer.Exit(128 + stop.signum) from stop
+    _say(f"model in {model}")
+
+
+@app.command()
+def sample(
+    model: ModelDir,
+    overrides: Overrides = None,
+    out: Out = Path("samples"),
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 16,
+    seed: Annotated[int, typer.Option(help="Sample i of a seed is always the same.")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
+    class_guidance: Annotated[float, typer.Option(help="Extra strength of the class; 0 = none.")] = 0.0,
+    label: Annotated[int | None, typer.Option("--class", help="Class number [default: all in turn].")] = None,
+    codes: Annotated[str | None, typer.Option(help="Latents to use, e.g. 3,1,7 [default: from the prior].")] = None,
+    share_latents: Annotated[bool, typer.Option(help="All samples get the latents of the first.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per network call; changes nothing else.")] = 512,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Generate samples with a trained model."""
+    from core.pipeline import Pipeline, Request
+    from core.samplers import make_sampler
+
+    _logging(quiet)
+    pipeline = Pipeline.from_pretrained(model, device, overrides or ())
+    weight = pipeline.config.sampling.guidance if guidance is None else guidance
+    request = Request(
+        count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
+        sampler=make_sampler(sampler, _pairs(option)) if sampler else None,
+        guidance=Guidance(weight, class_guidance),
+        codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
+    )  # fmt: skip
+    result = pipeline.generate(request)
+    files = pipeline.domain.write(result.state, result.batch, out)
+    files.append(_write_record(out, pipeline, request, result))
+    _say(f"{count} samples, {result.nfe} network evaluations each: {', '.join(str(f) for f in files)}")
+
+
+@app.command()
+def evaluate(
+    model: ModelDir,
+    overrides: Overrides = None,
+    out: Out = Path("evaluation"),
+    count: Annotated[int, typer.Option("--count", "-n", min=2, help="Number of samples.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Measure generated samples against real data: latents from the prior, from real samples, and dropped."""
+    from core.pipeline import Pipeline, Request
+    from core.reports import evaluate_model
+
+    _logging(quiet)
+    pipeline = Pipeline.from_pretrained(model, device, overrides or ())
+    chosen = None if guidance is None else Guidance(guidance)
+    rows = evaluate_model(pipeline, Request(count=count, seed=seed, steps=steps, guidance=chosen), out)
+    columns = list(next(iter(rows.values())))
+    table = Table("latents", *columns, title=str(model))
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
+    Console().print(table)
+    _say(f"written to {out / 'evaluation.json'}")
+
+
+@app.command()
+def diagnose(
+    model: ModelDir,
+    overrides: Overrides = None,
+    out: Out = Path("diagnosis"),
+    count: Annotated[int, typer.Option("--count", "-n", min=2, help="Number of samples to measure on.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Look inside: curvature, Jacobian norm, loss against noise, code usage, latent switching, and the domain's pictures."""
+    from core.pipeline import Pipeline
+    from core.reports import diagnose_model
+
+    _logging(quiet)
+    files = diagnose_model(Pipeline.from_pretrained(model, device, overrides or ()), out, count, seed)
+    _say("\n".join(str(path) for path in files))
+
+
+@app.command()
+def domains() -> None:
+    """List the domains that are installed."""
+    for name in domain_names():
+        try:
+            summary = (get_domain(name).__doc__ or "").strip().splitlines()[0]
+        except DiscoError as error:
+            summary = f"not usable: {error}"
+        typer.echo(f"{name:10} {summary}")
+
+
+@app.command()
+def config(
+    path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: Overrides = None
+) -> None:
+    """Print the resolved configuration: every key with its value."""
+    typer.echo(dump_config(load_config(path, overrides or ())), nl=False)
+
+
+@app.command()
+def cite() -> None:
+    """Print what to cite."""
+    typer.echo(CITATION)
+
+
+def _print_plan(settings: Any, folder: Path) -> None:
+    """What a training run would do: the resolved configuration, and the size of every network."""
+    from core.training.run import network_builders
+    from core.training.stage import expected_parts, stage_names
+
+    domain = get_domain(settings.domain)(settings)
+    builders = network_builders(domain)
+    typer.echo(dump_config(settings), nl=False)
+    typer.echo(f"# folder: {folder}\n# stages: {', '.join(stage_names(domain))}")
+    typer.echo(f"# training samples: {len(domain.dataset('train'))}")
+    for name in expected_parts(settings):
+        typer.echo(f"# {name}: {sum(p.numel() for p in builders[name]().parameters()):,} parameters")
+
+
+def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
+    """samples.json: what was asked for and the codes of every sample; config.yaml beside it."""
+    from core.files import write_text
+
+    discrete = result.latents is not None and pipeline.config.latents.kind == "discrete"
+    record = {
+        "seed": request.seed,
+        "ids": result.batch.ids.tolist(),
+        "labels": None if result.batch.label is None else result.batch.label.tolist(),
+        "codes": result.latents.codes.tolist() if discrete else None,
+        "steps": request.steps or pipeline.config.sampling.steps,
+        "sampler": repr(request.sampler or pipeline.config.sampling.sampler),
+        "guidance": repr(request.guidance),
+        "nfe": result.nfe,
+    }
+    write_text(out / "config.yaml", dump_config(pipeline.config))
+    write_text(out / "samples.json", json.dumps(record))
+    return out / "samples.json"
+
+
+def _pairs(items: list[str] | None) -> dict[str, Any]:
+    pairs = {}
+    for item in items or ():
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise RequestError(f"--option {item}: write it as NAME=VALUE")
+        pairs[key] = yaml.safe_load(text)
+    return pairs
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RequestError(f"--codes {text}: give whole numbers with commas between, e.g. 3,1,7") from error
+
+
+def _command() -> str:
+    return " ".join(["disco", *sys.argv[1:]])
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Entry point. Errors that a user can cure are one line; exit code 1."""
+    try:
+        app()
+    except DiscoError as error:
+        if os.environ.get("DISCO_TRACEBACK"):
+            raise
+        _say(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""One typed configuration tree, read from YAML. Command line beats file beats default; unknown keys are errors."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from core.errors import ConfigError
+from core.registry import get_domain
+
+ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
+Probability = Field(ge=0, le=1)
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys rejected, infinities and NaN rejected."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LatentConfig(Section):
+    """Which latents the model has. ``none`` is the plain diffusion model, ``gaussian`` the continuous baseline.
+
+    count: M; codes: K (gaussian: dimensions per latent); temperature: of the Gumbel-Softmax in training;
+    extraction_temperature: of the samples that the prior learns from; drop: share of samples trained without latents;
+    kl_weight: of the gaussian latents (the paper tries 0.1 and 1).
+    """
+
+    kind: Literal["discrete", "gaussian", "none"] = "discrete"
+    count: PositiveInt = 10
+    codes: PositiveInt = 100
+    temperature: PositiveFloat = 1.0
+    extraction_temperature: PositiveFloat = 0.01
+    drop: float = Field(0.1, ge=0, le=1)
+    kl_weight: float = Field(0.1, ge=0)
+
+
+class NoiseConfig(Section):
+    """Noise of a flat domain: what is trained and on which levels is sampled (EDM Table 1; defaults are EDM's).
+
+    path: t -> sigma(t), s(t) for sampling; distribution: of the trained levels (mean, std: of ln sigma);
+    resolution: shifts distribution and monotonic weight by ln(resolution / 64).
+    """
+
+    sigma_data: PositiveFloat = 0.5
+    precondition: Literal["edm", "vp", "ve", "iddpm"] = "edm"
+    path: Literal["edm", "vp", "ve"] = "edm"
+    distribution: Literal["lognormal", "loguniform", "linear-beta", "cosine"] = "lognormal"
+    mean: float = -1.2
+    std: PositiveFloat = 1.2
+    weighting: Literal["edm", "edm-monotonic", "inverse-square", "uniform"] = "edm"
+    resolution: PositiveInt | None = None
+    grid: Literal["rho", "geometric", "linear-beta", "cosine"] = "rho"
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+
+
+class PriorConfig(Section):
+    """The second-stage Transformer (defaults: DisCo-Diff appendix D.1)."""
+
+    width: PositiveInt = 512
+    depth: PositiveInt = 12
+    heads: PositiveInt = 8
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SamplingConfig(Section):
+    """Defaults of generation; every one can be overridden per request."""
+
+    sampler: str = "heun"
+    steps: PositiveInt = 18
+    options: dict[str, Any] = {}
+    guidance: float = 0.0
+    prior_temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class EMAConfig(Section):
+    """Average of the weights. warmup: min(decay, (1 + n) / (10 + n)); power: EDM2's profile of relative width std."""
+
+    kind: Literal["warmup", "power", "none"] = "warmup"
+    decay: float = Field(0.999, ge=0, lt=1)
+    std: float = Field(0.1, gt=0, lt=0.288)
+
+
+class StageConfig(Section):
+    """How one stage is trained. Adam; learning rate: linear warm-up, then constant or cosine to zero.
+
+    batch: samples per optimiser step over all processes; accumulate: micro-batches it is split into per process;
+    precision: bf16 and fp16 act on CUDA only, elsewhere float32 is used; clip: gradient norm, 0 = off;
+    workers: loader processes, 0 = load in the training process.
+    """
+
+    steps: PositiveInt = 1000
+    batch: PositiveInt = 128
+    accumulate: PositiveInt = 1
+    lr: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0)
+    decay: Literal["constant", "cosine"] = "constant"
+    clip: float = Field(0.0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: EMAConfig = EMAConfig()
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 1000
+    keep: PositiveInt = 2
+    workers: int = Field(0, ge=0)
+
+
+class RunConfig(Section, Generic[ModelConfig]):
+    """Everything that defines a run. ``model`` is the domain's own section."""
+
+    domain: str
+    seed: int = Field(0, ge=0)
+    latents: LatentConfig = LatentConfig()
+    model: ModelConfig
+    prior: PriorConfig = PriorConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    train: dict[str, StageConfig] = {}
+
+    def stage(self, name: str) -> StageConfig:
+        """Settings of a training stage, defaults where the file has none."""
+        return self.train.get(name, StageConfig())
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig[Any]:
+    """Validate a raw tree. Raises ConfigError that names ``where``, the key and the remedy."""
+    if not isinstance(raw, Mapping) or "domain" not in raw:
+        raise ConfigError(f"{where}: no 'domain' given; try 'disco domains' for the names")
+    domain = get_domain(str(raw["domain"]))
+    schema = RunConfig[domain.Config]  # type: ignore[name-defined]
+    try:
+        return schema.model_validate({"model": {}, **raw})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e, schema, where) for e in error.errors())) from error
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig[Any]:
+    """Read a YAML file (``extends:`` another, relative to it) and apply ``a.b=value`` overrides."""
+    raw = _read(Path(path), ())
+    return parse_config(apply_overrides(raw, overrides), str(path))
+
+
+def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with ``a.b=value`` set; values are parsed as YAML."""
+    result = dict(raw)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override '{item}': write it as key.sub=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{item}': the value is not valid YAML") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = _merge(result, value)
+    return result
+
+
+def dump_config(config: RunConfig[Any]) -> str:
+    """The resolved configuration as YAML that ``load_config`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    return _merge(_read(path.parent / str(base), (*seen, path.resolve())), raw)
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merge(result[key], value) if both else value
+    return result
+
+
+def _explain(error: Mapping[str, Any], schema: type[BaseModel], where: str) -> str:
+    """One line for one pydantic error."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        siblings = _fields_at(schema, location[:-1])
+        close = difflib.get_close_matches(location[-1], siblings, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(siblings)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: '{key}' is required"
+    return f"{where}: '{key}' = {error['input']!r} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _fields_at(schema: Any, location: Sequence[str]) -> list[str]:
+    """Names of the keys that a section accepts."""
+    for part in location:
+        fields = getattr(schema, "model_fields", None)
+        if fields is None or part not in fields:
+            schema = StageConfig  # inside the 'train' mapping
+            continue
+        schema = fields[part].annotation
+    return list(getattr(schema, "model_fields", {}))

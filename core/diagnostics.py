@@ -1,0 +1,207 @@
+"""What the latents do, measured on any domain (DisCo-Diff sections 3.2, 4.1 and appendix F.3)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.guidance import ScoreField
+from core.interfaces import scalar_times
+from core.losses import denoising_loss
+from core.pipeline import Pipeline, Request
+from core.rng import SampleStreams
+from core.samplers import Heun, Segment, Step, run_segments
+from core.types import Batch, Latents, Tangent
+
+CURVATURE_STEP = 1e-3  # the paper's dt
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity along the reverse process: its mean over samples at decreasing noise levels."""
+
+    levels: list[float]
+    values: list[float]
+
+
+def flatten(tangent: Tangent) -> Tensor:
+    """All fields of a tangent as one [B, D] matrix, in order of their names."""
+    return torch.cat([tangent[name].flatten(1) for name in sorted(tangent)], dim=1)
+
+
+def curvature(field: ScoreField, state: Any, t: Tensor, dt: float = CURVATURE_STEP) -> Tensor:
+    """[B] curvature of the ODE trajectories at the scalar time t (DisCo-Diff appendix F.3).
+
+    kappa = ||T(t) - T(t - dt)|| / ||x(t) - x(t - dt)||, T the unit tangent, x(t - dt) one Euler step away.
+    A straight trajectory has 0; a circle of radius r has 1/r.
+    """
+    velocity = field.velocity(state, t)
+    step = {name: -dt * value for name, value in velocity.items()}
+    ahead = field.velocity(field.geometry.retract(state, step), t - dt)
+    now, then = flatten(velocity), flatten(ahead)
+    turn = now / now.norm(dim=1, keepdim=True) - then / then.norm(dim=1, keepdim=True)
+    return turn.norm(dim=1) / flatten(step).norm(dim=1)
+
+
+def jacobian_norm(
+    function: Callable[[Tensor], Tensor], x: Tensor, probes: int = 0, streams: SampleStreams | None = None
+) -> Tensor:
+    """[B] Frobenius norm of d function(x)_b / d x_b for x [B, ...].
+
+    probes = 0: exact, one backward pass per output number (for small D). Otherwise Hutchinson's estimate
+    E ||J^T v||^2 with that many normal v per sample from ``streams``.
+    """
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        output = function(x).flatten(1)
+    size, dims = output.shape
+    total = torch.zeros(size, dtype=output.dtype, device=x.device)
+    for index in range(probes or dims):
+        if probes and streams is not None:
+            vector = streams.normal(dims, dtype=output.dtype)
+        else:
+            vector = torch.nn.functional.one_hot(torch.tensor(index, device=x.device), dims).to(output).expand(size, -1)
+        (product,) = torch.autograd.grad(output, x, vector, retain_graph=True)
+        total += product.flatten(1).square().sum(1)
+    return (total / (probes or 1)).sqrt()
+
+
+def field_function(field: ScoreField, t: Tensor, kind: str, name: str = "x") -> Callable[[Tensor], Tensor]:
+    """x -> ``score`` or ``denoiser`` D = x + sigma^2 score of one flat field at the scalar time t."""
+
+    def evaluate(x: Tensor) -> Tensor:
+        score = field.score({name: x}, t)[name]
+        if kind == "score":
+            return score
+        sigma = field.geometry.sigma({name: x}, scalar_times(t, len(x)))[name]
+        return x + sigma**2 * score
+
+    return evaluate
+
+
+def record_states(
+    pipeline: Pipeline, batch: Batch, latents: Latents | None, steps: int, seed: int = 0
+) -> list[Step]:
+    """States along the model's ODE, at every point of its time grid, the clean end included."""
+    states: list[Step] = []
+    end, _ = pipeline.solve(batch, latents, Request(steps=steps, seed=seed, sampler=Heun()), states.append)
+    return [*states, Step(steps, pipeline.domain.sampling_times(steps)[-1], end)]
+
+
+def along_trajectory(
+    states: Sequence[Step], geometry: Any, measure: Callable[[Step], Tensor]
+) -> Curve:
+    """Mean of ``measure`` over samples at every recorded state that still has noise."""
+    noisy = [step for step in states if float(step.t) > CURVATURE_STEP]
+    levels = [float(geometry.noise_level(scalar_times(step.t, 1))[0]) for step in noisy]
+    return Curve(levels, [float(measure(step).mean()) for step in noisy])
+
+
+def curvature_curve(field: ScoreField, states: Sequence[Step]) -> Curve:
+    """Mean curvature against noise level."""
+    with torch.no_grad():
+        return along_trajectory(states, field.geometry, lambda step: curvature(field, step.state, step.t))
+
+
+def jacobian_curve(
+    field: ScoreField, states: Sequence[Step], kind: str, probes: int = 0, streams: SampleStreams | None = None
+) -> Curve:
+    """Mean Jacobian norm of the ``score`` or the ``denoiser`` against noise level, for domains with one flat field."""
+
+    def measure(step: Step) -> Tensor:
+        ((name, x),) = step.state.items()
+        return jacobian_norm(field_function(field, step.t, kind, name), x, probes, streams)
+
+    return along_trajectory(states, field.geometry, measure)
+
+
+@torch.no_grad()
+def loss_by_level(
+    pipeline: Pipeline, batch: Batch, levels: Sequence[float], with_latents: bool, repeats: int = 4, seed: int = 0
+) -> Curve:
+    """Mean denoising loss ||D - y||^2 per element against noise level (DisCo-Diff Fig. 7): with the encoder's latents,
+    or with the latents dropped. The training weight is divided out, so that only the error is left."""
+    batch = batch.to(pipeline.device)
+    latents = None
+    if pipeline.space is not None:
+        latents = pipeline.encode(batch, seed)
+        latents = latents if with_latents else latents.dropped()
+    values = []
+    for level in levels:
+        losses = []
+        for repeat in range(repeats):
+            streams = SampleStreams(seed, batch.ids, f"loss/{repeat}", pipeline.device)
+            at = torch.full((batch.size,), level, device=pipeline.device)
+            t = pipeline.geometry.time_at(at)
+            loss = denoising_loss(
+                pipeline.networks["denoiser"], pipeline.geometry, batch, t, latents, streams  # type: ignore[arg-type]
+            )
+            losses.append(loss.mean() / _weight(pipeline, at))
+        values.append(float(torch.stack(losses).mean()))
+    return Curve(list(levels), values)
+
+
+def _weight(pipeline: Pipeline, level: Tensor) -> Tensor:
+    weighting = getattr(pipeline.geometry, "weighting", torch.ones_like)
+    weight: Tensor = weighting(level[:1])[0]
+    return weight
+
+
+@dataclass(frozen=True)
+class SwitchResult:
+    """Effect of changing the latents after a share of the steps: samples, and their distance to the run that keeps
+    the first latents, relative to that between the two unswitched runs."""
+
+    shares: list[float]
+    states: list[Any]
+    distances: list[float]
+
+
+@torch.no_grad()
+def latent_switching(
+    pipeline: Pipeline, batch: Batch, first: Latents, second: Latents, shares: Sequence[float], seed: int = 0
+) -> SwitchResult:
+    """Start under one set of latents, go on under another after each share of the steps (DisCo-Diff appendix G).
+
+    share 0 is all under ``second``, share 1 all under ``first``.
+    """
+    steps = pipeline.config.sampling.steps
+    batch = batch.to(pipeline.device)
+    sampler = Heun()
+    states = []
+    for share in shares:
+        start, times, streams = pipeline.start(batch, steps, seed)
+        field = pipeline.field(batch, first)
+        cut = round(share * steps)
+        segments = [Segment(sampler, times[: cut + 1]), Segment(sampler, times[cut:], field.with_latents(second))]
+        states.append(run_segments(segments, field, start, streams))
+    kept, changed = (pipeline.solve(batch, z, Request(seed=seed, sampler=sampler))[0] for z in (first, second))
+    scale = _distance(kept, changed)
+    return SwitchResult(list(shares), states, [_distance(kept, state) / scale for state in states])
+
+
+def _distance(a: Tangent, b: Tangent) -> float:
+    """Mean Euclidean distance between the samples of two states."""
+    return float((flatten(a) - flatten(b)).norm(dim=1).mean())
+
+
+@torch.no_grad()
+def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> dict[str, dict[str, float]]:
+    """The domain's figures of merit under latents that the encoder read from real samples (``oracle``), under latents
+    from the prior (``sampled``) and with latents dropped (``none``), from the same noise and conditions."""
+    latents = pipeline.encode(batch, request.seed)
+    sampled = pipeline.latents_for(request, batch)
+    results = {}
+    for name, chosen in {"oracle": latents, "sampled": sampled, "none": latents.dropped()}.items():
+        state, _ = pipeline.solve(batch, chosen, request)
+        results[name] = pipeline.domain.evaluate(state, batch)
+    return results
+
+
+__all__ = [
+    "Curve", "SwitchResult", "along_trajectory", "curvature", "curvature_curve", "field_function", "flatten",
+    "jacobian_curve", "jacobian_norm", "latent_switching", "loss_by_level", "oracle_and_sampled",
+    "record_states",
+]  # fmt: skip

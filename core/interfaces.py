@@ -1,0 +1,182 @@
+"""The contracts. A new domain implements these and nothing else (see docs/new-domain.md)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from core.rng import SampleStreams
+from core.types import Batch, Corrupted, LatentLogits, Latents, State, Tangent
+
+if TYPE_CHECKING:
+    from core.config import RunConfig
+    from core.training.stage import Stage
+
+
+class Geometry(ABC, Generic[State]):
+    """The space a state lives in, and the noise that is put on it.
+
+    Times ``t`` are [B] tensors. The denoiser always sees the *canonical* state, in which the noise is
+    variance-exploding; for most geometries canonical and physical state are the same thing.
+    """
+
+    flat: ClassVar[bool] = False  # True where tangents at different points can be added (multistep samplers need it)
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> Tensor:
+        """[B] the level the denoiser is conditioned on, increasing in t (images: sigma)."""
+
+    @abstractmethod
+    def time_at(self, level: Tensor) -> Tensor:
+        """Inverse of ``noise_level``."""
+
+    @abstractmethod
+    def sigma(self, state: State, t: Tensor) -> Tangent:
+        """Noise level per field, broadcastable to the field."""
+
+    @abstractmethod
+    def diffusivity(self, state: State, t: Tensor) -> Tangent:
+        """d sigma^2 / dt per field, broadcastable to the field."""
+
+    @abstractmethod
+    def corrupt(self, clean: State, t: Tensor, streams: SampleStreams) -> Corrupted[State]:
+        """Noisy canonical state at time t, target score and loss weight per field."""
+
+    @abstractmethod
+    def sample_noise(self, batch: Any, t: Tensor, streams: SampleStreams) -> State:
+        """Physical state of pure noise at time t, for every sample of the request."""
+
+    @abstractmethod
+    def draw(self, state: State, streams: SampleStreams) -> Tangent:
+        """Unit Gaussian in the tangent space at ``state``."""
+
+    @abstractmethod
+    def retract(self, state: State, step: Tangent) -> State:
+        """Move along a tangent. ``retract(state, 0)`` is ``state``."""
+
+    @abstractmethod
+    def concatenate(self, states: Sequence[State]) -> State:
+        """States of several batches, one after the other (guidance evaluates all branches in one call)."""
+
+    @abstractmethod
+    def split(self, tangent: Tangent, parts: int) -> list[Tangent]:
+        """Inverse of ``concatenate`` for tangents of ``parts`` equal batches."""
+
+    def canonical(self, state: State, t: Tensor) -> State:
+        """The variance-exploding view of a physical state."""
+        return state
+
+    def physical(self, state: State, t: Tensor) -> State:
+        """Inverse of ``canonical``."""
+        return state
+
+    def velocity(self, state: State, t: Tensor, score: Tangent) -> Tangent:
+        """Right-hand side of the probability-flow ODE, d state / dt = -1/2 (d sigma^2/dt) score."""
+        diffusivity = self.diffusivity(state, t)
+        return {name: -0.5 * diffusivity[name] * value for name, value in score.items()}
+
+
+class DiscreteEncoder(nn.Module, ABC):
+    """Reads the CLEAN sample and gives the distribution of its latents."""
+
+    @abstractmethod
+    def forward(self, batch: Any) -> LatentLogits: ...
+
+
+class Denoiser(nn.Module, ABC):
+    """Score network. ``latents`` is None in a model without latents."""
+
+    @abstractmethod
+    def forward(self, state: Any, level: Tensor, latents: Latents | None, batch: Any) -> Tangent:
+        """Score per field of the canonical ``state`` at noise level ``level`` [B]."""
+
+
+class PriorNet(nn.Module, ABC):
+    """Autoregressive distribution of the codes. Slot m sees ``codes[:, :m]`` only."""
+
+    @abstractmethod
+    def forward(self, batch: Any, codes: Tensor) -> LatentLogits:
+        """Logits of slots 0..J, given codes [B, J] with J < M; of all M slots given [B, M]."""
+
+
+class Dataset(Protocol):
+    """Samples that can be loaded by number. ``content_hash`` names the data in the manifest of a model."""
+
+    @property
+    def content_hash(self) -> str: ...
+    def __len__(self) -> int: ...
+    def load(self, indices: Sequence[int], ids: Sequence[int]) -> Any:
+        """Batch of the samples at ``indices``; ``ids`` are the numbers of their random streams."""
+
+
+class Domain(ABC):
+    """Everything that the core needs to know about one kind of data."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[BaseModel]]
+
+    def __init__(self, config: "RunConfig") -> None:
+        self.config = config
+
+    @abstractmethod
+    def dataset(self, split: str) -> Dataset:
+        """``train`` or ``val``. Raises DataError where the data is missing or damaged."""
+
+    @abstractmethod
+    def geometry(self) -> Geometry[Any]: ...
+
+    @abstractmethod
+    def encoder(self) -> DiscreteEncoder:
+        """Only called where the configuration has latents."""
+
+    @abstractmethod
+    def denoiser(self) -> Denoiser: ...
+
+    @abstractmethod
+    def prior(self) -> nn.Module:
+        """A ``PriorNet``, or the continuous baseline's prior. Only called where the configuration has latents."""
+
+    @abstractmethod
+    def training_times(self, streams: SampleStreams) -> Tensor:
+        """[B] times to train at, one per sample."""
+
+    @abstractmethod
+    def sampling_times(self, steps: int) -> Tensor:
+        """[steps + 1] decreasing times in float64, the last one noise-free."""
+
+    @abstractmethod
+    def request(self, ids: Sequence[int], **spec: Any) -> Batch:
+        """What to generate: sample numbers and, where the domain has them, conditions.
+
+        Raises RequestError for a condition that the model does not know.
+        """
+
+    @abstractmethod
+    def evaluate(self, samples: Any, batch: Batch) -> dict[str, float]:
+        """Named figures of merit of generated samples (a clean state) against real data."""
+
+    @abstractmethod
+    def write(self, samples: Any, batch: Batch, out: Path) -> list[Path]:
+        """Write samples in the domain's usual formats; returns the files."""
+
+    def figures(self, pipeline: Any, out: Path) -> list[Path]:
+        """Pictures worth looking at for this domain (``disco diagnose`` draws them); none by default."""
+        return []
+
+    def stages(self) -> "dict[str, Callable[[nn.ModuleDict], Stage]]":
+        """Further training stages by name (docking: confidence); none by default."""
+        return {}
+
+
+def expand(value: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ..., 1], to broadcast against ``like`` [B, ...]."""
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def scalar_times(t: Tensor, size: int) -> Tensor:
+    """One time as the [B] tensor that geometries and networks take."""
+    return torch.as_tensor(t).reshape(1).expand(size)

@@ -1,0 +1,179 @@
+"""A trained model, ready to use: what the command line and notebooks call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.checkpoint import find_model, load_part, read_manifest, update_model
+from core.config import RunConfig, apply_overrides, parse_config
+from core.errors import RequestError
+from core.guidance import Guidance, ScoreField
+from core.interfaces import Domain, scalar_times
+from core.latents import LatentSpace, from_codes, keep_all
+from core.prior import PriorOptions
+from core.registry import get_domain
+from core.rng import SampleStreams
+from core.samplers import Callback, Sampler, make_sampler
+from core.spaces import latent_space
+from core.training.distributed import resolve_device
+from core.training.run import network_builders
+from core.training.stage import expected_parts
+from core.types import Batch, Latents
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate and how. Fields left at None take the model's own defaults.
+
+    count, first, seed: sample numbers first .. first + count - 1 of this seed (a sample's content depends on nothing
+    else of the batch); label: class number, one per sample, or None for classes in turn; steps, sampler, guidance: of
+    the reverse process; prior: how latents are drawn; codes: [M] or [B, M] latents to use instead of drawing any;
+    share_latents: all samples get the latents of the first; batch_size: samples per network call.
+    """
+
+    count: int = 1
+    first: int = 0
+    seed: int = 0
+    label: Any = None
+    steps: int | None = None
+    sampler: Sampler | None = None
+    guidance: Guidance | None = None
+    prior: PriorOptions | None = None
+    codes: Tensor | None = None
+    share_latents: bool = False
+    batch_size: int = 512
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated samples. state: clean state of all samples; batch: their numbers and conditions; latents: what they
+    were generated under (None in a model without); nfe: network evaluations per sample."""
+
+    state: Any
+    batch: Batch
+    latents: Latents | None
+    nfe: int
+
+
+class Pipeline:
+    """Denoiser, encoder and prior of one model with its domain."""
+
+    def __init__(self, domain: Domain, networks: Mapping[str, nn.Module], device: torch.device | str = "cpu") -> None:
+        self.domain, self.config, self.device = domain, domain.config, torch.device(device)
+        self.geometry = domain.geometry()
+        self.networks = {name: net.to(self.device).eval().requires_grad_(False) for name, net in networks.items()}
+        self.space: LatentSpace | None = None
+        if self.config.latents.kind != "none":
+            self.space = latent_space(self.config.latents)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, device: str = "auto", overrides: Sequence[str] = ()
+    ) -> "Pipeline":
+        """Load a model or run folder. ``overrides``: ``a.b=value`` settings for sampling (model.noise.rho=5).
+
+        Raises CheckpointError for a missing or damaged folder, ConfigError for a wrong override.
+        """
+        model = find_model(folder)
+        manifest = read_manifest(model)
+        raw = apply_overrides(manifest.config.model_dump(mode="json"), overrides)
+        domain = get_domain(manifest.config.domain)(parse_config(raw, str(model)))
+        builders = network_builders(domain)
+        names = [name for name in expected_parts(domain.config) if name in manifest.weights]
+        networks = {name: load_part(model, name, builders[name](), manifest) for name in names}
+        return cls(domain, networks, resolve_device(device))
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a model folder that ``from_pretrained`` reads."""
+        update_model(Path(folder), self.config, self.networks)
+
+    @torch.no_grad()
+    def generate(self, request: Request = Request(), callback: Callback | None = None, **changes: Any) -> Generated:
+        """Generate samples (DisCo-Diff Alg. 3): latents from the prior, then the reverse process under them.
+
+        ``changes``: fields of ``Request``. ``callback`` sees every step of every batch. Raises RequestError for what
+        this model cannot do.
+        """
+        if changes:
+            request = Request(**{**request.__dict__, **changes})
+        if request.count < 1 or request.batch_size < 1:
+            raise RequestError(f"cannot generate {request.count} samples in batches of {request.batch_size}")
+        everything = self.domain.request(range(request.first, request.first + request.count), label=request.label)
+        latents = self.latents_for(request, everything)
+        parts, nfe = [], 0
+        for start in range(0, request.count, request.batch_size):
+            piece = slice(start, min(start + request.batch_size, request.count))
+            chosen = None if latents is None else Latents(latents.values[piece], latents.keep[piece])
+            state, nfe = self.solve(everything.select(piece), chosen, request, callback)
+            parts.append(state)
+        return Generated(self.geometry.concatenate(parts), everything.to(self.device), latents, nfe)
+
+    def field(self, batch: Batch, latents: Latents | None, guidance: Guidance = Guidance()) -> ScoreField:
+        """The score of a batch under given latents, for samplers and diagnostics."""
+        null_label = getattr(self.domain, "classes", 0) if getattr(self.config.model, "class_drop", 0.0) else None
+        return ScoreField(self.networks["denoiser"], self.geometry, batch, latents, guidance, null_label)  # type: ignore[arg-type]
+
+    def start(self, batch: Batch, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
+        """Initial noise of a batch, the time grid, and the streams for the noise of later steps."""
+        times = self.domain.sampling_times(steps).to(self.device)
+        streams = SampleStreams(seed, batch.ids, "noise", self.device)
+        return self.geometry.sample_noise(batch, scalar_times(times[0], batch.size), streams), times, streams
+
+    @torch.no_grad()
+    def solve(
+        self, batch: Batch, latents: Latents | None, request: Request = Request(), callback: Callback | None = None
+    ) -> tuple[Any, int]:
+        """The reverse process of one batch under given latents: clean state, and network evaluations per sample.
+
+        Only seed, steps, sampler and guidance of ``request`` matter here.
+        """
+        defaults = self.config.sampling
+        batch = batch.to(self.device)
+        state, times, streams = self.start(batch, request.steps or defaults.steps, request.seed)
+        field = self.field(batch, latents, request.guidance or Guidance(defaults.guidance))
+        sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
+        return sampler.run(field, state, times, streams, callback), field.nfe
+
+    @torch.no_grad()
+    def latents_for(self, request: Request, batch: Batch) -> Latents | None:
+        """Latents of a request: given codes, or samples of the prior; None in a model without latents."""
+        if self.space is None:
+            if request.codes is not None or request.share_latents:
+                raise RequestError("codes were given, and this model has no latents")
+            return None
+        if request.codes is not None:
+            codes = torch.as_tensor(request.codes, device=self.device)
+            count, width = self.space.count, self.space.width
+            if codes.shape[-1] != count or codes.min() < 0 or codes.max() >= width:
+                raise RequestError(f"codes must be {count} numbers from 0 to {width - 1} per sample")
+            return from_codes(codes.expand(batch.size, count), width)
+        if request.share_latents:
+            first = self._from_prior(request, batch.select(slice(0, 1)))
+            return keep_all(first.expand(batch.size, -1, -1))
+        pieces = [slice(i, i + request.batch_size) for i in range(0, batch.size, request.batch_size)]
+        return keep_all(torch.cat([self._from_prior(request, batch.select(piece)) for piece in pieces]))
+
+    def _from_prior(self, request: Request, batch: Batch) -> Tensor:
+        """[B, M, K] latents of the requested samples, drawn from the prior."""
+        if self.space is None or "prior" not in self.networks:
+            raise RequestError("this model has no prior yet: train it with disco train --stage prior, or give codes")
+        defaults = self.config.sampling
+        options = request.prior or PriorOptions(defaults.prior_temperature, defaults.top_p)
+        streams = SampleStreams(request.seed, batch.ids, "latents", self.device)
+        return self.space.sample(self.networks["prior"], batch.to(self.device), streams, options)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, seed: int = 0) -> Latents:
+        """Oracle latents: what the encoder reads from clean samples. Raises RequestError without an encoder."""
+        if self.space is None:
+            raise RequestError("this model has no latents, so it has no encoder")
+        batch = batch.to(self.device)
+        streams = SampleStreams(seed, batch.ids, "oracle", self.device)
+        return keep_all(self.space.extract(self.networks["encoder"](batch), streams))
+
+
+__all__ = ["Generated", "Pipeline", "Request", "RunConfig"]

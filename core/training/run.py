@@ -1,0 +1,115 @@
+"""A whole training run: all stages of a configuration, in a folder that can be resumed."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from core.checkpoint import MANIFEST, load_part, read_manifest, update_model
+from core.config import RunConfig, dump_config, parse_config
+from core.errors import ConfigError
+from core.files import write_text
+from core.interfaces import Domain
+from core.registry import get_domain
+from core.training.distributed import World, start_world, stop_world
+from core.training.ema import EMA
+from core.training.loop import Trainer, TrainingJob
+from core.training.stage import build_stage, stage_names
+
+logger = logging.getLogger("disco")
+CONFIG = "config.yaml"
+# Settings that may change when a run is resumed: they do not touch what has been trained so far.
+RESUMABLE = ("steps", "log_every", "checkpoint_every", "keep", "workers")
+
+
+def train(
+    config: RunConfig[Any], folder: Path | str, stage: str = "all", device: str = "auto", overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:  # fmt: skip
+    """Train the stages of a run, or go on where it stopped. Returns the model folder.
+
+    folder: holds config.yaml, log-STAGE.jsonl, state/ and model/; stage: one stage's name, or ``all``; overwrite:
+    delete what the folder holds first. Raises ConfigError where the folder holds another configuration, DataError,
+    TrainingError, StorageError, and Interrupted on SIGTERM or SIGINT.
+    """
+    folder = Path(folder)
+    domain = get_domain(config.domain)(config)
+    names = stage_names(domain)
+    if stage != "all" and stage not in names:
+        raise ConfigError(f"this run has no stage '{stage}'; it has: {', '.join(names)}")
+    world = start_world(device)
+    try:
+        if world.is_main:
+            _claim(folder, config, overwrite)
+        world.barrier()
+        for name in names if stage == "all" else [stage]:
+            _train_stage(name, domain, folder, world, quiet)
+    finally:
+        stop_world(world)
+    return folder / "model"
+
+
+def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: bool) -> None:
+    config, model = domain.config, folder / "model"
+    dataset = domain.dataset("train")
+    stage = build_stage(name, domain, _trained_parts(domain, model, before=name))
+    trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet))
+    if trainer.finished:
+        logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
+    trainer.run()
+    if world.is_main:
+        update_model(model, config, _averaged_parts(trainer.ema), dataset.content_hash)
+    world.barrier()
+
+
+def _averaged_parts(ema: EMA) -> dict[str, nn.Module]:
+    parts: dict[str, nn.Module] = ema.average.parts()  # type: ignore[operator]
+    return parts
+
+
+def _trained_parts(domain: Domain, model: Path, before: str) -> dict[str, nn.Module]:
+    """The networks of the stages before ``before``, loaded from the model folder."""
+    builders = network_builders(domain)
+    needed = [] if before == "denoiser" else ["denoiser", "encoder"]
+    if not needed:
+        return {}
+    if not (model / MANIFEST).exists():
+        raise ConfigError(f"stage '{before}' needs the stage before it: train with --stage all, or --stage denoiser first")
+    manifest = read_manifest(model)
+    return {n: load_part(model, n, builders[n](), manifest) for n in needed if n in manifest.weights}
+
+
+def network_builders(domain: Domain) -> Mapping[str, Any]:
+    """Functions that build each untrained network of a model, by the name of its part."""
+    return {"denoiser": domain.denoiser, "encoder": domain.encoder, "prior": domain.prior}
+
+
+def _claim(folder: Path, config: RunConfig[Any], overwrite: bool) -> None:
+    """Make the folder this run's. Raises ConfigError where it is another run's."""
+    path = folder / CONFIG
+    if overwrite and path.exists():
+        for entry in folder.iterdir():
+            if entry.name in (CONFIG, "state", "model", "tensorboard") or entry.name.startswith("log-"):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if path.exists():
+        earlier = parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        differing = _differences(earlier.model_dump(mode="json"), config.model_dump(mode="json"))
+        blocking = [key for key in differing if key.rsplit(".", 1)[-1] not in RESUMABLE]
+        if blocking:
+            raise ConfigError(
+                f"{folder} holds a run with another configuration (it differs in {', '.join(blocking[:3])}): "
+                "choose another folder with -o, or start over with --overwrite"
+            )
+    write_text(path, dump_config(config))
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two trees differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{prefix}.{k}" if prefix else k)]
+    return [] if a == b else [prefix]

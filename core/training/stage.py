@@ -1,0 +1,113 @@
+"""Training stages: modules whose forward is a loss over a batch. One loop trains them all."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from core.config import RunConfig
+from core.interfaces import Denoiser, DiscreteEncoder, Domain
+from core.latents import drop_latents
+from core.losses import denoising_loss
+from core.rng import SampleStreams
+from core.spaces import latent_space
+
+
+class Stage(nn.Module, ABC):
+    """forward(batch, streams) -> {"loss": [B], further named [B] values for the log}."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """What this stage trains, by the name it gets in the model folder."""
+
+
+class DenoiserStage(Stage):
+    """Denoiser and encoder together by plain denoising (DisCo-Diff Alg. 1, Eq. 3)."""
+
+    name = "denoiser"
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        config = domain.config
+        self.domain, self.geometry, self.drop = domain, domain.geometry(), config.latents.drop
+        self.class_drop = getattr(config.model, "class_drop", 0.0)
+        self.null_label: int = getattr(domain, "classes", 0)
+        self.denoiser = domain.denoiser()
+        with_latents = config.latents.kind != "none"
+        self.encoder = domain.encoder() if with_latents else None
+        self.space = latent_space(config.latents) if with_latents else None
+
+    def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
+        t = self.domain.training_times(streams)
+        latents, penalty = None, None
+        if self.encoder is not None and self.space is not None:
+            encoding = self.encoder(batch)
+            latents = drop_latents(self.space.encode(encoding, streams), self.drop, streams)
+            penalty = self.space.penalty(encoding)
+        if self.class_drop:
+            dropped = streams.uniform(1)[:, 0] < self.class_drop
+            batch = batch.with_label(torch.where(dropped, self.null_label, batch.label))
+        loss = denoising_loss(self.denoiser, self.geometry, batch, t, latents, streams)
+        if penalty is None or self.domain.config.latents.kind == "discrete":
+            return {"loss": loss}
+        return {"loss": loss + penalty, "penalty": penalty}
+
+    def parts(self) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {"denoiser": self.denoiser}
+        if self.encoder is not None:
+            parts["encoder"] = self.encoder
+        return parts
+
+
+class PriorStage(Stage):
+    """The prior on latents of the frozen encoder (DisCo-Diff Alg. 2, Eq. 4)."""
+
+    name = "prior"
+
+    def __init__(self, domain: Domain, encoder: DiscreteEncoder) -> None:
+        super().__init__()
+        self.space = latent_space(domain.config.latents)
+        self.prior = domain.prior()
+        self.encoder = encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "PriorStage":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
+        with torch.no_grad():
+            values = self.space.extract(self.encoder(batch), streams)
+        return {"loss": self.space.prior_loss(self.prior, batch, values, streams)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"prior": self.prior}
+
+
+def stage_names(domain: Domain) -> list[str]:
+    """All stages of a run, in the order in which they are trained."""
+    core_stages = [DenoiserStage.name] + ([PriorStage.name] if domain.config.latents.kind != "none" else [])
+    return core_stages + list(domain.stages())
+
+
+def build_stage(name: str, domain: Domain, trained: dict[str, nn.Module]) -> Stage:
+    """An untrained stage; ``trained`` holds the parts of the stages before it."""
+    if name == DenoiserStage.name:
+        return DenoiserStage(domain)
+    if name == PriorStage.name:
+        return PriorStage(domain, cast(DiscreteEncoder, trained["encoder"]))
+    return domain.stages()[name](nn.ModuleDict(trained))
+
+
+def expected_parts(config: RunConfig[Any]) -> list[str]:
+    """Names of the networks in a finished model folder (domain stages may add more)."""
+    return ["denoiser"] if config.latents.kind == "none" else ["denoiser", "encoder", "prior"]
+
+
+__all__ = ["Denoiser", "DenoiserStage", "PriorStage", "Stage", "build_stage", "expected_parts", "stage_names"]

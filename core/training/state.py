@@ -1,0 +1,47 @@
+"""Training states on disk: everything that an exact resume needs."""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import CheckpointError
+from core.files import write_atomically
+
+logger = logging.getLogger("disco")
+SCHEMA = 1
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"state-{step:08d}.pt"
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the state after ``step`` steps, then delete all but the newest ``keep``. Raises StorageError."""
+    content = {"schema": SCHEMA, "step": step, **state}
+    write_atomically(_path(folder, step), lambda temporary: torch.save(content, temporary))
+    for old in sorted(folder.glob("state-*.pt"))[:-keep]:
+        old.unlink()
+
+
+def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The newest readable state, None where there is none.
+
+    A damaged file is reported and passed over in favour of the one before it. Raises CheckpointError where every
+    file is damaged, or for another schema.
+    """
+    paths = sorted(folder.glob("state-*.pt"), reverse=True)
+    for path in paths:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError):
+            logger.warning("%s: damaged; trying the state before it", path)
+            continue
+        if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+            raise CheckpointError(f"{path}: written by another version; finish with that version or train again")
+        return state
+    if paths:
+        raise CheckpointError(f"{folder}: every training state is damaged; delete the folder to start again")
+    return None

@@ -1,0 +1,118 @@
+"""Values that travel between the parts: frozen, with named fields, never mutated."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+State = TypeVar("State")
+Tangent = Mapping[str, Tensor]  # one tensor per noised field: {"x"} for images and points
+FlatState = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LatentLogits:
+    """What an encoder or a prior says about M latents with at most K categories each.
+
+    values: [B, M, K] logits; mask: [B, K], True where the category exists (None: all exist). Ragged codebooks
+    (docking: the nodes of each complex) are padded to the largest K of the batch.
+    """
+
+    values: Float[Tensor, "b m k"]
+    mask: Bool[Tensor, "b k"] | None = None
+
+    @property
+    def masked(self) -> Float[Tensor, "b m k"]:
+        """Logits with -inf where there is no category."""
+        if self.mask is None:
+            return self.values
+        return self.values.masked_fill(~self.mask[:, None, :], -torch.inf)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents as the denoiser gets them.
+
+    values: [B, M, K], one-hot rows (discrete) or Gaussian vectors (continuous baseline);
+    keep: [B], False where the whole latent vector was dropped and the network must use its null embedding.
+    """
+
+    values: Float[Tensor, "b m k"]
+    keep: Bool[Tensor, " b"]
+
+    @property
+    def codes(self) -> Int[Tensor, "b m"]:
+        """Category numbers of discrete latents."""
+        return self.values.argmax(-1)
+
+    def dropped(self) -> Self:
+        """The same latents, all marked as dropped (the unconditional branch of guidance)."""
+        return replace(self, keep=torch.zeros_like(self.keep))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As ``Tensor.to``; dtype applies to ``values`` only."""
+        values = self.values.to(*args, **kwargs)
+        return replace(self, values=values, keep=self.keep.to(values.device))
+
+    @staticmethod
+    def concatenate(parts: list["Latents"]) -> "Latents":
+        """Latents of several batches, one after the other."""
+        return Latents(torch.cat([p.values for p in parts]), torch.cat([p.keep for p in parts]))
+
+
+@dataclass(frozen=True)
+class Corrupted(Generic[State]):
+    """A noisy state with what the denoiser should answer: the score of the corruption per field, and loss weights."""
+
+    state: State
+    target: Tangent
+    weight: Tangent
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean data and conditions of B samples on flat spaces.
+
+    ids: [B] sample numbers (seeds of the streams); fields: clean data per noised field, None in a generation request;
+    label: [B] class numbers, None without classes; the number ``n_classes`` itself means "class dropped";
+    vector: [B, C] any other condition.
+    """
+
+    ids: Int[Tensor, " b"]
+    fields: Mapping[str, Tensor] | None = None
+    label: Int[Tensor, " b"] | None = None
+    vector: Float[Tensor, "b c"] | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def clean(self) -> Mapping[str, Tensor]:
+        """Clean fields; raises ValueError in a generation request, which has none."""
+        if self.fields is None:
+            raise ValueError("this batch is a generation request: it carries no clean data")
+        return self.fields
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        def optional(value: Tensor | None) -> Tensor | None:
+            return None if value is None else change(value)
+
+        fields = None if self.fields is None else {k: change(v) for k, v in self.fields.items()}
+        return replace(
+            self, ids=change(self.ids), fields=fields, label=optional(self.label), vector=optional(self.vector)
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        return self._map(lambda value: value.to(device))
+
+    def select(self, index: Tensor | slice) -> Self:
+        """The samples at ``index``, in that order (repeats allowed)."""
+        return self._map(lambda value: value[index])
+
+    def with_label(self, label: Tensor | None) -> Self:
+        """The same samples under other classes."""
+        return replace(self, label=label)

@@ -1,0 +1,149 @@
+"""Images: class-conditional generation with a U-Net and a ViT encoder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+
+from core.config import Section
+from core.data import TensorDataset
+from core.flat import FlatConfig, FlatDomain
+from core.interfaces import Denoiser, DiscreteEncoder
+from core.pipeline import Pipeline, Request
+from core.precondition import PreconditionedDenoiser
+from core.spaces import latent_space
+from core.transformer import LatentEmbedding
+from core.types import Batch, FlatState
+from domains.images.data import load_images
+from domains.images.encoder import ViTEncoder
+from domains.images.metrics import evaluate_images
+from domains.images.unet import UNet, UNetShape
+from domains.images.write import grid, save_png, write_images
+
+GRID_SCALE = 6
+
+
+class UNetConfig(Section):
+    """The denoiser. multipliers: channels per resolution; attention: resolutions in pixels with attention blocks."""
+
+    channels: PositiveInt = 32
+    multipliers: tuple[PositiveInt, ...] = (1, 2)
+    blocks: PositiveInt = 1
+    attention: tuple[PositiveInt, ...] = (4,)
+    head_channels: PositiveInt = 32
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LatentTokensConfig(Section):
+    """How latents enter the denoiser: a Transformer over their embeddings, then cross-attention. zero_init: start as
+    the plain model (to add latents to a trained one)."""
+
+    width: PositiveInt = 192
+    depth: PositiveInt = 6
+    heads: PositiveInt = 6
+    zero_init: bool = True
+
+
+class ViTConfig(Section):
+    """The encoder: a timm ViT by name, and the sizes to override."""
+
+    name: str = "vit_tiny_patch16_224"
+    patch_size: PositiveInt = 2
+    embed_dim: PositiveInt = 64
+    depth: PositiveInt = 3
+    num_heads: PositiveInt = 4
+
+
+class ImageConfig(FlatConfig):
+    """The ``model`` section of image runs."""
+
+    data: Literal["digits"] = "digits"
+    resolution: PositiveInt = 8
+    image_channels: PositiveInt = 1
+    classes: int = Field(10, ge=0)
+    unet: UNetConfig = UNetConfig()
+    latent_tokens: LatentTokensConfig = LatentTokensConfig()
+    vit: ViTConfig = ViTConfig()
+
+
+class ImageDomain(FlatDomain):
+    """Images: U-Net denoiser with cross-attention to the latents, timm ViT encoder, classes."""
+
+    name = "images"
+    Config = ImageConfig
+
+    @property
+    def model(self) -> ImageConfig:
+        model: ImageConfig = self.config.model
+        return model
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return self.model.classes
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"x": (self.model.image_channels, self.model.resolution, self.model.resolution)}
+
+    def dataset(self, split: str) -> TensorDataset:
+        return load_images(self.model.data, split)
+
+    def encoder(self) -> DiscreteEncoder:
+        model, vit = self.model, self.model.vit
+        space = latent_space(self.config.latents)
+        sizes = vit.model_dump(exclude={"name"})
+        return ViTEncoder(vit.name, model.resolution, model.image_channels, space.count, space.encoder_width, **sizes)
+
+    def denoiser(self) -> Denoiser:
+        model = self.model
+        tokens: LatentEmbedding | None = None
+        if self.config.latents.kind != "none":
+            space, shape = latent_space(self.config.latents), model.latent_tokens
+            tokens = LatentEmbedding(space.count, space.width, shape.width, shape.depth, shape.heads)
+        shape = UNetShape(model.resolution, model.image_channels, classes=model.classes, **model.unet.model_dump())
+        return PreconditionedDenoiser(UNet(shape, tokens, model.latent_tokens.zero_init), self.precondition())
+
+    def evaluate(self, samples: FlatState, batch: Batch) -> dict[str, float]:
+        if batch.label is None:
+            raise ValueError("digits are judged by their class, and the batch has none")
+        return evaluate_images(self.model.data, samples["x"].float(), batch.label)
+
+    def write(self, samples: FlatState, batch: Batch, out: Path) -> list[Path]:
+        write_images(samples["x"], batch.ids.tolist(), out / "images")
+        columns = max(1, min(10, batch.size))
+        return [save_png(grid(samples["x"], columns), out / "grid.png", GRID_SCALE), out / "images"]
+
+    def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
+        """Grids: samples; samples that share their latents; half of the latents swapped between two sources."""
+        rows, classes = 6, max(1, self.classes)
+        everything = pipeline.generate(Request(count=rows * classes))
+        files = [save_png(grid(everything.state["x"], classes), out / "samples.png", GRID_SCALE)]
+        if pipeline.space is None or everything.latents is None or self.config.latents.kind != "discrete":
+            return files
+        shared = self._shared_latents(pipeline, rows, classes)
+        files.append(save_png(grid(shared, classes), out / "shared-latents.png", GRID_SCALE))
+        swapped = self._swapped_latents(pipeline, everything.latents.codes, rows)
+        files.append(save_png(grid(swapped, 4), out / "swapped-latents.png", GRID_SCALE))
+        return files
+
+    def _shared_latents(self, pipeline: Pipeline, rows: int, columns: int) -> torch.Tensor:
+        """Every row is one latent vector under all classes and the same noise in each column."""
+        pictures = []
+        for row in range(rows):
+            one = pipeline.generate(Request(count=columns, seed=row, share_latents=True))
+            pictures.append(one.state["x"])
+        return torch.cat(pictures)
+
+    def _swapped_latents(self, pipeline: Pipeline, codes: torch.Tensor, rows: int) -> torch.Tensor:
+        """Rows of four: A, A with the second half of its codes from B, B with that of A, B; one class and one noise."""
+        half = codes.shape[1] // 2
+        pictures = []
+        for row in range(rows):
+            a, b = codes[row], codes[row + rows]
+            mixed = [a, torch.cat([a[:half], b[half:]]), torch.cat([b[:half], a[half:]]), b]
+            label = row % max(1, self.classes) if self.classes else None
+            request = [Request(count=1, first=row, label=label, codes=z) for z in mixed]
+            pictures += [pipeline.generate(r).state["x"] for r in request]
+        return torch.cat(pictures)

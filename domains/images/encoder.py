@@ -1,0 +1,30 @@
+"""Image encoder: a Vision Transformer with one extra token per latent (DisCo-Diff section 3.3 and appendix D.1)."""
+
+from typing import Any
+
+from torch import nn
+
+from core.interfaces import DiscreteEncoder
+from core.types import Batch, LatentLogits
+from domains.images.torchvision_shim import import_timm
+
+
+class ViTEncoder(DiscreteEncoder):
+    """timm Vision Transformer on the CLEAN image; the output of extra token m gives the logits of latent m.
+
+    name: any timm ViT that takes ``reg_tokens``; count: M latents; out: logits per latent; sizes: timm's arguments
+    that override the named model's (embed_dim, depth, num_heads, patch_size).
+    """
+
+    def __init__(self, name: str, resolution: int, channels: int, count: int, out: int, **sizes: Any) -> None:
+        super().__init__()
+        self.vit = import_timm().create_model(
+            name, pretrained=False, img_size=resolution, in_chans=channels, num_classes=0, global_pool="",
+            class_token=False, reg_tokens=count, **sizes,
+        )  # fmt: skip
+        self.count = count
+        self.head = nn.Linear(self.vit.embed_dim, out)
+
+    def forward(self, batch: Batch) -> LatentLogits:
+        tokens = self.vit.forward_features(batch.clean["x"])
+        return LatentLogits(self.head(tokens[:, : self.count]))

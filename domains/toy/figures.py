@@ -1,0 +1,110 @@
+"""The paper's figures 3 and 4 redrawn: samples, trajectories, curvature and Jacobian norm, for one or more models."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.diagnostics import Curve, curvature_curve, jacobian_curve, record_states
+from core.guidance import ScoreField
+from core.pipeline import Pipeline, Request
+from core.plots import draw_curves, new_figure, save_figure, scatter
+from core.samplers import Heun, Step
+from domains.toy.mixture import Mixture
+
+SAMPLES = 2000
+PATHS_DRAWN = 120
+STEPS = 50
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A model's reverse process: its score field, the states on the way, and the integer that colours each sample."""
+
+    field: ScoreField
+    states: list[Step]
+    colour: Tensor
+
+
+def run_model(pipeline: Pipeline, count: int = SAMPLES, seed: int = 0) -> ToyRun:
+    """Samples of a trained model, coloured by code, or by mode where it has no latents."""
+    batch = pipeline.domain.request(range(count))
+    latents = pipeline.latents_for(Request(count=count, seed=seed), batch)
+    states = record_states(pipeline, batch, latents, STEPS, seed)
+    mixture: Mixture = pipeline.domain.mixture  # type: ignore[attr-defined]
+    colour = mixture.nearest(states[-1].state["x"]) if latents is None else latents.codes[:, 0]
+    return ToyRun(pipeline.field(batch, latents), states, colour)
+
+
+def run_exact(pipeline: Pipeline, conditional: bool, count: int = SAMPLES, seed: int = 0) -> ToyRun:
+    """The same with the closed-form score: of the whole mixture, or of one component per sample."""
+    batch = pipeline.domain.request(range(count))
+    mixture: Mixture = pipeline.domain.mixture  # type: ignore[attr-defined]
+    mode = torch.arange(count) % len(mixture.means)
+
+    def score(state: Mapping[str, Tensor], level: Tensor, *_: object) -> dict[str, Tensor]:
+        x = state["x"]
+        return {"x": mixture.component_score(x, level, mode) if conditional else mixture.score(x, level)}
+
+    field = ScoreField(score, pipeline.geometry, batch)
+    start, times, streams = pipeline.start(batch, STEPS, seed)
+    states: list[Step] = []
+    end = Heun().run(field, start, times, streams, states.append)
+    return ToyRun(field, [*states, Step(STEPS, times[-1], end)], mode)
+
+
+Measure = Callable[[ToyRun], Curve]
+MEASURES: dict[str, Measure] = {
+    "curvature": lambda run: curvature_curve(run.field, run.states),
+    "jacobian of the denoiser": lambda run: jacobian_curve(run.field, run.states, "denoiser"),
+    "jacobian of the score": lambda run: jacobian_curve(run.field, run.states, "score"),
+}
+
+
+def trajectory_curves(runs: Mapping[str, ToyRun]) -> dict[str, dict[str, Curve]]:
+    """Every measure for every run, over noise levels 0.01 and up (below, all that is left is rounding)."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for measure_name, measure in MEASURES.items():
+        curves[measure_name] = {}
+        for run_name, run in runs.items():
+            curve = measure(run)
+            kept = [(level, value) for level, value in zip(curve.levels, curve.values, strict=True) if level >= 0.01]
+            curves[measure_name][run_name] = Curve(*map(list, zip(*kept, strict=True)))
+    return curves
+
+
+def draw_figures(pipelines: Mapping[str, Pipeline], out: Path) -> list[Path]:
+    """Figure 3 (samples and trajectories per model) and figure 4 (curves of all models with the exact ones)."""
+    runs = {name: run_model(pipeline) for name, pipeline in pipelines.items()}
+    reference = next(iter(pipelines.values()))
+    exact = {
+        "exact mixture": run_exact(reference, conditional=False),
+        "exact single mode": run_exact(reference, conditional=True),
+    }
+    return [_draw_samples(runs, out / "toy-samples.png"), _draw_curves({**runs, **exact}, out / "toy-curves.png")]
+
+
+def _draw_samples(runs: Mapping[str, ToyRun], path: Path) -> Path:
+    figure, axes = new_figure(columns=len(runs), rows=2, size=(4.2, 4.0))
+    for column, (name, run) in enumerate(runs.items()):
+        end = run.states[-1].state["x"]
+        scatter(axes[column], end, run.colour, f"{name}: samples")
+        axis = axes[len(runs) + column]
+        paths = torch.stack([step.state["x"][:PATHS_DRAWN] for step in run.states]).cpu()
+        for index in range(paths.shape[1]):
+            axis.plot(*paths[:, index].T.numpy(), color="#888888", linewidth=0.5, alpha=0.6)
+        scatter(axis, end[:PATHS_DRAWN], run.colour[:PATHS_DRAWN], f"{name}: trajectories", limit=12.0, size=8.0)
+    return save_figure(figure, path)
+
+
+def _draw_curves(runs: Mapping[str, ToyRun], path: Path) -> Path:
+    curves = trajectory_curves(runs)
+    figure, axes = new_figure(columns=len(curves))
+    for axis, (name, group) in zip(axes, curves.items(), strict=True):
+        draw_curves(axis, group, name, log="xy")
+    return save_figure(figure, path)
+
+
+__all__ = ["ToyRun", "draw_figures", "run_exact", "run_model", "trajectory_curves"]
