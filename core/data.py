@@ -33,10 +33,10 @@ class TensorDataset:
             digest.update(np.ascontiguousarray(value.numpy()).tobytes())
         return digest.hexdigest()
 
-    def load(self, indices: Sequence[int], ids: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
+    def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> Batch:
+        index = torch.as_tensor(np.asarray(indices))
         return Batch(
-            ids=torch.as_tensor(ids),
+            ids=torch.as_tensor(np.asarray(ids)),
             fields={name: value[index] for name, value in self.fields.items()},
             label=None if self.label is None else self.label[index],
         )
@@ -58,6 +58,9 @@ class EpochOrder:
             self._epoch, self._permutation = epoch, generator.permutation(self.size)
         return self._permutation
 
-    def indices(self, places: range) -> list[int]:
-        """Sample numbers at the given places."""
-        return [int(self._of_epoch(n // self.size)[n % self.size]) for n in places]
+    def indices(self, places: range) -> np.ndarray:
+        """[len(places)] sample numbers at the given places."""
+        numbers = np.arange(places.start, places.stop)
+        epochs = numbers // self.size
+        parts = [self._of_epoch(int(e))[numbers[epochs == e] % self.size] for e in np.unique(epochs)]
+        return np.concatenate(parts)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class Dataset(Protocol):
     @property
     def content_hash(self) -> str: ...
     def __len__(self) -> int: ...
-    def load(self, indices: Sequence[int], ids: Sequence[int]) -> Any:
+    def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> Any:
         """Batch of the samples at ``indices``; ``ids`` are the numbers of their random streams."""
 
 

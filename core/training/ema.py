@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from core.config import EMAConfig
 
@@ -38,16 +38,19 @@ class EMA:
         self.updates = 0
         schedules = {"warmup": warmup_decay(config.decay), "power": power_decay(config.std), "none": lambda n: 0.0}
         self._decay = schedules[config.kind]
+        # Walking a module tree takes longer than averaging a small network, so it is done once.
+        self._parameters = list(self.average.parameters()), list(module.parameters())
+        self._buffers = list(zip(self.average.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Call once after every optimiser step."""
+    def update(self) -> None:
+        """Take in the module's weights of now; call once after every optimiser step."""
         decay = self._decay(self.updates)
         self.updates += 1
-        averages: list[Tensor] = list(self.average.parameters())
-        torch._foreach_lerp_(averages, list(module.parameters()), 1 - decay)
-        for kept, now in zip(self.average.buffers(), module.buffers(), strict=True):
-            kept.copy_(now)
+        averages, current = self._parameters
+        torch._foreach_lerp_(averages, current, 1 - decay)
+        for average, value in self._buffers:
+            average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average.state_dict()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -21,7 +22,7 @@ from core.data import EpochOrder
 from core.errors import ConfigError, DataError, TrainingError
 from core.files import storage_errors
 from core.interfaces import Dataset
-from core.rng import SampleStreams
+from core.rng import SampleStreams, derive_key
 from core.training.distributed import World
 from core.training.ema import EMA
 from core.training.logs import JsonlLog, ProgressBar
@@ -68,7 +69,7 @@ class _MicroBatches:
         step, piece = divmod(number, self.pieces)
         start = step * self.batch + self.first + piece * self.size
         places = range(start, start + self.size)
-        return self.dataset.load(self.order.indices(places), places)
+        return self.dataset.load(self.order.indices(places), np.asarray(places))
 
 
 class Trainer:
@@ -138,7 +139,7 @@ class Trainer:
         """One optimiser step. Returns the mean of every logged value over the global batch, and the gradient norm."""
         pieces, totals = self.config.accumulate, {}
         # Networks that use torch's own generator (dropout) get a fresh, reproducible seed every step.
-        torch.manual_seed(hash((self.job.seed, self.step, self.world.rank)) % 2**63)
+        self._seed_torch()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,8 +158,14 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip or math.inf)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ema.update(self.stage)
+        self.ema.update()
         return totals, float(norm)
+
+    def _seed_torch(self) -> None:
+        seed = derive_key(self.job.seed, f"torch/{self.step}/{self.world.rank}")[0]
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
