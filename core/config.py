@@ -26,7 +26,9 @@ class LatentConfig(Section):
 
     count: M; codes: K (gaussian: dimensions per latent); temperature: of the Gumbel-Softmax in training;
     extraction_temperature: of the samples that the prior learns from; drop: share of samples trained without latents;
-    kl_weight: of the gaussian latents (the paper tries 0.1 and 1).
+    kl_weight: of the gaussian latents (the paper tries 0.1 and 1); gain: what the encoder's standardised logits are
+    multiplied with at first (learned from there; core/heads.py): small starts slowly and finds the better optimum,
+    large is informative sooner.
     """
 
     kind: Literal["discrete", "gaussian", "none"] = "discrete"
@@ -36,6 +38,7 @@ class LatentConfig(Section):
     extraction_temperature: PositiveFloat = 0.01
     drop: float = Field(0.1, ge=0, le=1)
     kl_weight: float = Field(0.1, ge=0)
+    gain: PositiveFloat = 3.0
 
 
 class NoiseConfig(Section):

@@ -6,7 +6,7 @@ the latents with the same Transformer as the autoregressive prior ("DiT-style").
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class LatentDenoiserNet(nn.Module):
 class GaussianSpace(LatentSpace):
     """M Gaussian latents of ``dims`` dimensions; the encoder gives means and log-variances."""
 
+    discrete: ClassVar[bool] = False
     count: int
     dims: int
     kl_weight: float = 0.1

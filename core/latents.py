@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +19,10 @@ class LatentSpace(ABC):
     """A kind of latent: how it is sampled from the encoder, what it costs, and how its prior is trained and used.
 
     count: M latents; width: numbers per latent that the denoiser gets; encoder_width: numbers per latent that the
-    encoder must give.
+    encoder must give; discrete: whether latents are categories.
     """
 
+    discrete: ClassVar[bool]
     count: int
     width: int
     encoder_width: int
@@ -55,6 +56,7 @@ class LatentSpace(ABC):
 class CategoricalSpace(LatentSpace):
     """M categorical latents with K codes each (DisCo-Diff). No regulariser: the denoising loss is all there is."""
 
+    discrete: ClassVar[bool] = True
     count: int
     codes: int
     temperature: float = TRAINING_TEMPERATURE

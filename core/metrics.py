@@ -1,9 +1,8 @@
 """Distances between sets of samples that several domains use."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import linalg, optimize
+from scipy import optimize
 from torch import Tensor
 
 
@@ -15,10 +14,21 @@ def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "k d"]) 
     """
     if len(first) < 2 or len(second) < 2:
         raise ValueError("a Frechet distance needs at least two samples on each side")
-    a, b = (x.double().flatten(1).cpu().numpy() for x in (first, second))
-    root = linalg.sqrtm(np.atleast_2d(np.cov(a.T)) @ np.atleast_2d(np.cov(b.T))).real
-    traces = np.trace(np.atleast_2d(np.cov(a.T))) + np.trace(np.atleast_2d(np.cov(b.T))) - 2 * np.trace(root)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + traces)
+    (mean_a, cov_a), (mean_b, cov_b) = _moments(first), _moments(second)
+    # tr (C1 C2)^(1/2) through the symmetric C1^(1/2) C2 C1^(1/2), which is exact for singular covariances too.
+    root = _symmetric_root(cov_a)
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    rows = features.double().flatten(1).cpu()
+    return rows.mean(0), torch.atleast_2d(torch.cov(rows.T))
+
+
+def _symmetric_root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def wasserstein2(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:

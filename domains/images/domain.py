@@ -92,16 +92,14 @@ class ImageDomain(FlatDomain):
 
     def encoder(self) -> DiscreteEncoder:
         model, vit = self.model, self.model.vit
-        space = latent_space(self.config.latents)
         sizes = vit.model_dump(exclude={"name"})
-        return ViTEncoder(vit.name, model.resolution, model.image_channels, space.count, space.encoder_width, **sizes)
+        return ViTEncoder(vit.name, model.resolution, model.image_channels, self.config.latents, **sizes)
 
     def denoiser(self) -> Denoiser:
-        model = self.model
-        tokens: LatentEmbedding | None = None
+        model, tokens = self.model, None
         if self.config.latents.kind != "none":
-            space, shape = latent_space(self.config.latents), model.latent_tokens
-            tokens = LatentEmbedding(space.count, space.width, shape.width, shape.depth, shape.heads)
+            space, sizes = latent_space(self.config.latents), model.latent_tokens
+            tokens = LatentEmbedding(space.count, space.width, sizes.width, sizes.depth, sizes.heads)
         shape = UNetShape(model.resolution, model.image_channels, classes=model.classes, **model.unet.model_dump())
         return PreconditionedDenoiser(UNet(shape, tokens, model.latent_tokens.zero_init), self.precondition())
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from torch import nn
-
+from core.config import LatentConfig
+from core.heads import LatentHead
 from core.interfaces import DiscreteEncoder
 from core.types import Batch, LatentLogits
 from domains.images.torchvision_shim import import_timm
@@ -12,19 +12,19 @@ from domains.images.torchvision_shim import import_timm
 class ViTEncoder(DiscreteEncoder):
     """timm Vision Transformer on the CLEAN image; the output of extra token m gives the logits of latent m.
 
-    name: any timm ViT that takes ``reg_tokens``; count: M latents; out: logits per latent; sizes: timm's arguments
-    that override the named model's (embed_dim, depth, num_heads, patch_size).
+    name: any timm ViT that takes ``reg_tokens``; latents: their configuration; sizes: timm's arguments that override the named
+    model's (embed_dim, depth, num_heads, patch_size).
     """
 
-    def __init__(self, name: str, resolution: int, channels: int, count: int, out: int, **sizes: Any) -> None:
+    def __init__(self, name: str, resolution: int, channels: int, latents: LatentConfig, **sizes: Any) -> None:
         super().__init__()
         self.vit = import_timm().create_model(
             name, pretrained=False, img_size=resolution, in_chans=channels, num_classes=0, global_pool="",
-            class_token=False, reg_tokens=count, **sizes,
+            class_token=False, reg_tokens=latents.count, **sizes,
         )  # fmt: skip
-        self.count = count
-        self.head = nn.Linear(self.vit.embed_dim, out)
+        self.count = latents.count
+        self.head = LatentHead(latents, self.vit.embed_dim)
 
     def forward(self, batch: Batch) -> LatentLogits:
         tokens = self.vit.forward_features(batch.clean["x"])
-        return LatentLogits(self.head(tokens[:, : self.count]))
+        return self.head(tokens[:, : self.count])  # type: ignore[no-any-return]

@@ -57,7 +57,7 @@ class ToyDomain(FlatDomain):
         return TensorDataset({"x": points.float()})
 
     def encoder(self) -> DiscreteEncoder:
-        return ToyEncoder(latent_space(self.config.latents).encoder_width, self.model.encoder_width, self.mixture.std)
+        return ToyEncoder(self.config.latents, self.model.encoder_width, self.mixture.std)
 
     def denoiser(self) -> Denoiser:
         codes = latent_space(self.config.latents).width if self.config.latents.kind != "none" else 0

@@ -17,6 +17,7 @@ from domains.toy.mixture import Mixture
 SAMPLES = 2000
 PATHS_DRAWN = 120
 STEPS = 50
+VISIBLE = 1e-4  # what is smaller than this in every point is rounding, and not drawn
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def run_exact(pipeline: Pipeline, conditional: bool, count: int = SAMPLES, seed:
 
 Measure = Callable[[ToyRun], Curve]
 MEASURES: dict[str, Measure] = {
-    "curvature": lambda run: curvature_curve(run.field, run.states),
+    "mean curvature": lambda run: curvature_curve(run.field, run.states),
+    "median curvature": lambda run: curvature_curve(run.field, run.states, "median"),
     "jacobian of the denoiser": lambda run: jacobian_curve(run.field, run.states, "denoiser"),
     "jacobian of the score": lambda run: jacobian_curve(run.field, run.states, "score"),
 }
@@ -75,18 +77,26 @@ def trajectory_curves(runs: Mapping[str, ToyRun]) -> dict[str, dict[str, Curve]]
     return curves
 
 
-def draw_figures(pipelines: Mapping[str, Pipeline], out: Path) -> list[Path]:
-    """Figure 3 (samples and trajectories per model) and figure 4 (curves of all models with the exact ones)."""
+def runs_with_references(pipelines: Mapping[str, Pipeline]) -> dict[str, ToyRun]:
+    """Every model's run, then those of the two exact scores."""
     runs = {name: run_model(pipeline) for name, pipeline in pipelines.items()}
     reference = next(iter(pipelines.values()))
-    exact = {
-        "exact mixture": run_exact(reference, conditional=False),
-        "exact single mode": run_exact(reference, conditional=True),
-    }
-    return [_draw_samples(runs, out / "toy-samples.png"), _draw_curves({**runs, **exact}, out / "toy-curves.png")]
+    runs["exact mixture"] = run_exact(reference, conditional=False)
+    runs["exact single mode"] = run_exact(reference, conditional=True)
+    return runs
 
 
-def _draw_samples(runs: Mapping[str, ToyRun], path: Path) -> Path:
+def draw_figures(pipelines: Mapping[str, Pipeline], out: Path) -> list[Path]:
+    """Figure 3 (samples and trajectories per model) and figure 4 (curves of all models with the exact ones)."""
+    runs = runs_with_references(pipelines)
+    models = {name: runs[name] for name in pipelines}
+    return [
+        draw_samples(models, out / "toy-samples.png"),
+        draw_trajectory_curves(trajectory_curves(runs), out / "toy-curves.png"),
+    ]
+
+
+def draw_samples(runs: Mapping[str, ToyRun], path: Path) -> Path:
     figure, axes = new_figure(columns=len(runs), rows=2, size=(4.2, 4.0))
     for column, (name, run) in enumerate(runs.items()):
         end = run.states[-1].state["x"]
@@ -99,12 +109,11 @@ def _draw_samples(runs: Mapping[str, ToyRun], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _draw_curves(runs: Mapping[str, ToyRun], path: Path) -> Path:
-    curves = trajectory_curves(runs)
-    figure, axes = new_figure(columns=len(curves))
-    for axis, (name, group) in zip(axes, curves.items(), strict=True):
-        draw_curves(axis, group, name, log="xy")
+def draw_trajectory_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> Path:
+    """Figure 4: one panel per measure, on logarithmic axes."""
+    figure, axes = new_figure(columns=2, rows=-(-len(curves) // 2))
+    for axis, (name, group) in zip(axes, curves.items(), strict=False):
+        visible = {key: curve for key, curve in group.items() if max(curve.values) > VISIBLE}
+        draw_curves(axis, visible, name, log="xy")
+        axis.set_ylim(bottom=max(VISIBLE, 0.5 * min(min(curve.values) for curve in visible.values())))
     return save_figure(figure, path)
-
-
-__all__ = ["ToyRun", "draw_figures", "run_exact", "run_model", "trajectory_curves"]
