@@ -1,7 +1,7 @@
 """Model folders: safetensors weights and a manifest. Nothing in them is ever unpickled.
 
-    DIR/manifest.json            schema, configuration, checksums, provenance, metrics
-    DIR/denoiser.safetensors     and encoder.safetensors, prior.safetensors, ... as the manifest says
+DIR/manifest.json            schema, configuration, checksums, provenance, metrics
+DIR/denoiser.safetensors     and encoder.safetensors, prior.safetensors, ... as the manifest says
 """
 
 import json
@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -32,7 +31,7 @@ class Manifest:
     weights: part name -> SHA-256 of its file; data_hash: of the training data; metrics: what was measured.
     """
 
-    config: RunConfig[Any]
+    config: RunConfig
     weights: Mapping[str, str]
     data_hash: str = ""
     git_commit: str = ""
@@ -64,9 +63,7 @@ def save_part(folder: Path, name: str, module: nn.Module) -> str:
     return sha256(path)
 
 
-def update_model(
-    folder: Path, config: RunConfig[Any], parts: Mapping[str, nn.Module], data_hash: str = ""
-) -> Manifest:
+def update_model(folder: Path, config: RunConfig, parts: Mapping[str, nn.Module], data_hash: str = "") -> Manifest:
     """Write networks into a model folder and bring its manifest up to date; other parts stay as they are."""
     known = dict(read_manifest(folder).weights) if (folder / MANIFEST).exists() else {}
     known |= {name: save_part(folder, name, module) for name, module in parts.items()}
@@ -109,9 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         config = parse_config(raw["config"], str(path))
-        return Manifest(
-            config, raw["weights"], raw["data_hash"], raw["git_commit"], raw["licence"], raw["metrics"]
-        )
+        return Manifest(config, raw["weights"], raw["data_hash"], raw["git_commit"], raw["licence"], raw["metrics"])
     except KeyError as error:
         raise CheckpointError(f"{path}: damaged, {error} is missing; copy the model folder again") from error
 

@@ -21,7 +21,8 @@ from core.guidance import Guidance
 from core.registry import domain_names, get_domain
 
 app = typer.Typer(
-    name="disco", no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    name="disco", no_args_is_help=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Discrete latents for diffusion models: train, sample, evaluate, look inside.",
 )  # fmt: skip
 
@@ -70,7 +71,9 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/NAME OF CONFIG].")] = None,
     stage: Annotated[str, typer.Option(help="denoiser, prior, a stage of the domain, or all.")] = "all",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print the plan, train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything, print the plan, train nothing.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Start over in a folder that holds a run.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -170,7 +173,7 @@ def diagnose(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Look inside: curvature, Jacobian norm, loss against noise, code usage, latent switching, and the domain's pictures."""
+    """Look inside: curvature, Jacobian norm, loss against noise, code usage, latent switching, domain pictures."""
     from core.pipeline import Pipeline
     from core.reports import diagnose_model
 
@@ -191,9 +194,7 @@ def domains() -> None:
 
 
 @app.command()
-def config(
-    path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: Overrides = None
-) -> None:
+def config(path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: Overrides = None) -> None:
     """Print the resolved configuration: every key with its value."""
     typer.echo(dump_config(load_config(path, overrides or ())), nl=False)
 

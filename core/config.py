@@ -3,16 +3,13 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, create_model
 
 from core.errors import ConfigError
 from core.registry import get_domain
-
-ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
-Probability = Field(ge=0, le=1)
 
 
 class Section(BaseModel):
@@ -36,8 +33,8 @@ class LatentConfig(Section):
     codes: PositiveInt = 100
     temperature: PositiveFloat = 1.0
     extraction_temperature: PositiveFloat = 0.01
-    drop: float = Field(0.1, ge=0, le=1)
-    kl_weight: float = Field(0.1, ge=0)
+    drop: float = Field(default=0.1, ge=0, le=1)
+    kl_weight: float = Field(default=0.1, ge=0)
     gain: PositiveFloat = 3.0
 
 
@@ -68,7 +65,7 @@ class PriorConfig(Section):
     width: PositiveInt = 512
     depth: PositiveInt = 12
     heads: PositiveInt = 8
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class SamplingConfig(Section):
@@ -79,15 +76,15 @@ class SamplingConfig(Section):
     options: dict[str, Any] = {}
     guidance: float = 0.0
     prior_temperature: PositiveFloat = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
 
 
 class EMAConfig(Section):
     """Average of the weights. warmup: min(decay, (1 + n) / (10 + n)); power: EDM2's profile of relative width std."""
 
     kind: Literal["warmup", "power", "none"] = "warmup"
-    decay: float = Field(0.999, ge=0, lt=1)
-    std: float = Field(0.1, gt=0, lt=0.288)
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    std: float = Field(default=0.1, gt=0, lt=0.288)
 
 
 class StageConfig(Section):
@@ -103,25 +100,25 @@ class StageConfig(Section):
     accumulate: PositiveInt = 1
     lr: PositiveFloat = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: int = Field(0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     decay: Literal["constant", "cosine"] = "constant"
-    clip: float = Field(0.0, ge=0)
+    clip: float = Field(default=0.0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: EMAConfig = EMAConfig()
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
     keep: PositiveInt = 2
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
 
 
-class RunConfig(Section, Generic[ModelConfig]):
+class RunConfig(Section):
     """Everything that defines a run. ``model`` is the domain's own section."""
 
     domain: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     latents: LatentConfig = LatentConfig()
-    model: ModelConfig
+    model: Any
     prior: PriorConfig = PriorConfig()
     sampling: SamplingConfig = SamplingConfig()
     train: dict[str, StageConfig] = {}
@@ -131,19 +128,19 @@ class RunConfig(Section, Generic[ModelConfig]):
         return self.train.get(name, StageConfig())
 
 
-def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig[Any]:
+def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
     """Validate a raw tree. Raises ConfigError that names ``where``, the key and the remedy."""
     if not isinstance(raw, Mapping) or "domain" not in raw:
         raise ConfigError(f"{where}: no 'domain' given; try 'disco domains' for the names")
     domain = get_domain(str(raw["domain"]))
-    schema = RunConfig[domain.Config]  # type: ignore[name-defined]
+    schema = create_model("RunConfig", __base__=RunConfig, model=(domain.Config, ...))
     try:
         return schema.model_validate({"model": {}, **raw})
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(e, schema, where) for e in error.errors())) from error
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig[Any]:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file (``extends:`` another, relative to it) and apply ``a.b=value`` overrides."""
     raw = _read(Path(path), ())
     return parse_config(apply_overrides(raw, overrides), str(path))
@@ -166,7 +163,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
     return result
 
 
-def dump_config(config: RunConfig[Any]) -> str:
+def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that ``load_config`` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

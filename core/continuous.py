@@ -100,7 +100,7 @@ class GaussianSpace(LatentSpace):
         start = times[:1].expand(len(streams)) * math.sqrt(options.temperature)
         field = ScoreField(prior, self._geometry(), batch)
         noise = field.geometry.sample_noise(batch, start, streams)
-        return Heun().run(field, noise, times, streams)["z"].float()  # type: ignore[no-any-return]
+        return Heun().run(field, noise, times, streams)["z"].float()
 
     def _geometry(self) -> Euclidean:
         return Euclidean({"z": (self.count, self.dims)}, weighting=EDMWeighting(SIGMA_LATENT))

@@ -81,9 +81,7 @@ def field_function(field: ScoreField, t: Tensor, kind: str, name: str = "x") -> 
     return evaluate
 
 
-def record_states(
-    pipeline: Pipeline, batch: Batch, latents: Latents | None, steps: int, seed: int = 0
-) -> list[Step]:
+def record_states(pipeline: Pipeline, batch: Batch, latents: Latents | None, steps: int, seed: int = 0) -> list[Step]:
     """States along the model's ODE, at every point of its time grid, the clean end included."""
     states: list[Step] = []
     end, _ = pipeline.solve(batch, latents, Request(steps=steps, seed=seed, sampler=Heun()), states.append)
@@ -94,7 +92,7 @@ def along_trajectory(
     states: Sequence[Step], geometry: Any, measure: Callable[[Step], Tensor], statistic: str = "mean"
 ) -> Curve:
     """``mean`` or ``median`` of ``measure`` over samples at every recorded state that still has noise."""
-    reduce = {"mean": torch.mean, "median": torch.median}[statistic]
+    reduce: Any = {"mean": torch.mean, "median": torch.median}[statistic]
     noisy = [step for step in states if float(step.t) > CURVATURE_STEP]
     levels = [float(geometry.noise_level(scalar_times(step.t, 1))[0]) for step in noisy]
     return Curve(levels, [float(reduce(measure(step))) for step in noisy])
@@ -137,9 +135,7 @@ def loss_by_level(
             streams = SampleStreams(seed, batch.ids, f"loss/{repeat}", pipeline.device)
             at = torch.full((batch.size,), level, device=pipeline.device)
             t = pipeline.geometry.time_at(at)
-            loss = denoising_loss(
-                pipeline.networks["denoiser"], pipeline.geometry, batch, t, latents, streams  # type: ignore[arg-type]
-            )
+            loss = denoising_loss(pipeline.denoiser, pipeline.geometry, batch, t, latents, streams)
             losses.append(loss.mean() / _weight(pipeline, at))
         values.append(float(torch.stack(losses).mean()))
     return Curve(list(levels), values)

@@ -48,7 +48,9 @@ class ScoreField:
         latents: Latents | None = None, guidance: Guidance = Guidance(), null_label: int | None = None,
     ) -> None:  # fmt: skip
         if guidance.latents and latents is None:
-            raise RequestError("guidance on latents was asked for, and this model has no latents: leave --guidance at 0")
+            raise RequestError(
+                "guidance on latents was asked for, and this model has no latents: leave --guidance at 0"
+            )
         if guidance.classes and null_label is None:
             raise RequestError("guidance on classes was asked for, and this model was trained without dropping classes")
         self.geometry, self.guidance, self.nfe = geometry, guidance, 0
@@ -59,7 +61,7 @@ class ScoreField:
             self._weights.append(guidance.latents)
             branches.append(latents.dropped())
             labels.append(batch.label) if labels else None
-        if guidance.classes:
+        if guidance.classes and null_label is not None:
             self._weights.append(guidance.classes)
             branches.append(latents)
             labels.append(torch.full_like(batch.label, null_label))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -104,6 +104,7 @@ class PriorNet(nn.Module, ABC):
         """Logits of slots 0..J, given codes [B, J] with J < M; of all M slots given [B, M]."""
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Samples that can be loaded by number. ``content_hash`` names the data in the manifest of a model."""
 

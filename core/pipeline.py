@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from core.checkpoint import find_model, load_part, read_manifest, update_model
 from core.config import RunConfig, apply_overrides, parse_config
 from core.errors import RequestError
 from core.guidance import Guidance, ScoreField
-from core.interfaces import Domain, scalar_times
+from core.interfaces import Denoiser, Domain, scalar_times
 from core.latents import LatentSpace, from_codes, keep_all
 from core.prior import PriorOptions
 from core.registry import get_domain
@@ -71,9 +71,7 @@ class Pipeline:
             self.space = latent_space(self.config.latents)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: Path | str, device: str = "auto", overrides: Sequence[str] = ()
-    ) -> "Pipeline":
+    def from_pretrained(cls, folder: Path | str, device: str = "auto", overrides: Sequence[str] = ()) -> "Pipeline":
         """Load a model or run folder. ``overrides``: ``a.b=value`` settings for sampling (model.noise.rho=5).
 
         Raises CheckpointError for a missing or damaged folder, ConfigError for a wrong override.
@@ -90,6 +88,10 @@ class Pipeline:
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder that ``from_pretrained`` reads."""
         update_model(Path(folder), self.config, self.networks)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return cast(Denoiser, self.networks["denoiser"])
 
     @torch.no_grad()
     def generate(self, request: Request = Request(), callback: Callback | None = None, **changes: Any) -> Generated:
@@ -115,7 +117,7 @@ class Pipeline:
     def field(self, batch: Batch, latents: Latents | None, guidance: Guidance = Guidance()) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics."""
         null_label = getattr(self.domain, "classes", 0) if getattr(self.config.model, "class_drop", 0.0) else None
-        return ScoreField(self.networks["denoiser"], self.geometry, batch, latents, guidance, null_label)  # type: ignore[arg-type]
+        return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, null_label)
 
     def start(self, batch: Batch, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
         """Initial noise of a batch, the time grid, and the streams for the noise of later steps."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,7 @@ from core.diagnostics import Curve
 from core.files import write_atomically
 from core.latents import CodeUsage
 
-STYLE = {
+STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
     "axes.titlesize": 11, "legend.frameon": False, "figure.dpi": 130, "svg.fonttype": "none",
 }  # fmt: skip
@@ -35,9 +36,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def draw_curves(
-    axis: Axes, curves: Mapping[str, Curve], ylabel: str, title: str = "", log: str = "x"
-) -> None:
+def draw_curves(axis: Axes, curves: Mapping[str, Curve], ylabel: str, title: str = "", log: str = "x") -> None:
     """Quantities against noise level; ``log`` names the logarithmic axes."""
     colours = iter(COLOURS)
     for name, curve in curves.items():

@@ -33,9 +33,9 @@ def get_domain(name: str) -> type[Domain]:
                 if (error.name or "").partition(".")[0] in ("core", "domains"):
                     raise  # a module of our own: a broken installation, not a missing extra
                 raise ConfigError(
-                    f"domain '{name}' needs the package '{error.name}': install it with pip install 'disco-diff[{name}]'"
+                    f"domain '{name}' needs the package '{error.name}': pip install 'disco-diff[{name}]'"
                 ) from error
-            return loaded  # type: ignore[no-any-return]
+            return loaded
     close = difflib.get_close_matches(name, domain_names(), 1)
     hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(domain_names()) or 'none'}"
     raise ConfigError(f"unknown domain '{name}'{hint}")

@@ -72,12 +72,10 @@ def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> 
     streams = SampleStreams(seed, batch.ids, "probes", pipeline.device)
     curves = {
         "curvature": {"ODE": curvature_curve(field, states)},
-        "jacobian": {
-            kind: jacobian_curve(field, states, kind, probes, streams) for kind in ("score", "denoiser")
-        },
+        "jacobian": {kind: jacobian_curve(field, states, kind, probes, streams) for kind in ("score", "denoiser")},
         "loss": {"without latents": loss_by_level(pipeline, real, _levels(pipeline), with_latents=False, seed=seed)},
     }
-    files = []
+    files: list[Path] = []
     extra: dict[str, Any] = {}
     if pipeline.space is not None:
         curves["loss"]["with latents"] = loss_by_level(pipeline, real, _levels(pipeline), with_latents=True, seed=seed)
@@ -115,5 +113,3 @@ def _latent_report(
         switched = latent_switching(pipeline, batch, first, second, SWITCH_SHARES, seed)
         extra["switching"] = {"shares": switched.shares, "distances": switched.distances}
     return extra, files
-
-

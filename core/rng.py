@@ -56,7 +56,9 @@ class SampleStreams:
     seed: the user's seed; ids: [B] sample numbers (any int64 >= 0); purpose: e.g. ``"noise"`` or ``"latents"``.
     """
 
-    def __init__(self, seed: int, ids: Tensor | Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seed: int, ids: Tensor | Sequence[int], purpose: str, device: torch.device | str = "cpu"
+    ) -> None:
         self.seed, self.purpose = seed, purpose
         self.ids = torch.as_tensor(ids, dtype=torch.int64, device=device)
         self._key = derive_key(seed, purpose)
@@ -72,8 +74,8 @@ class SampleStreams:
         if self.ids.device.type == "cpu":
             # The same arithmetic in NumPy: a tenth of torch's overhead per operation on small arrays.
             ids = self.ids.numpy()[:, None]
-            counter = (np.arange(count)[None], np.full((1, 1), draw), ids & _MASK, (ids >> 32) & _MASK)
-            words = np.stack(philox4x32(counter, self._key), axis=-1)
+            counters = (np.arange(count)[None], np.array([[draw]]), ids & _MASK, (ids >> 32) & _MASK)
+            words = np.stack(philox4x32(counters, self._key), axis=-1)
             return torch.from_numpy(words.reshape(len(ids), 4 * count))
         blocks = torch.arange(count, device=self.ids.device)[None]
         column = self.ids[:, None]

@@ -118,7 +118,7 @@ def linear_beta_levels(steps: int, low: float, high: float, eps_t: float = 1e-3)
 
 @lru_cache(maxsize=8)
 def cosine_table(size: int = 1000, c1: float = 1e-3, c2: float = 8e-3) -> Float[Tensor, " n"]:
-    """iDDPM's noise levels u_0 > ... > u_size = 0 from the cosine schedule (EDM Table 1, footnote of the iDDPM column)."""
+    """iDDPM's noise levels u_0 > ... > u_size = 0 from the cosine schedule (EDM Table 1, iDDPM)."""
 
     def alpha_bar(j: int) -> float:
         return math.sin(0.5 * math.pi * j / size / (c2 + 1)) ** 2

@@ -54,9 +54,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n w"], causal: bool) -> Float[Tensor, "b n w"]:
@@ -111,9 +109,7 @@ class Condition(nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.vector = nn.Linear(vector, width) if vector else None
 
-    def forward(
-        self, size: int, label: Tensor | None, vector: Tensor | None
-    ) -> Float[Tensor, "b w"]:
+    def forward(self, size: int, label: Tensor | None, vector: Tensor | None) -> Float[Tensor, "b w"]:
         out = self.start.expand(size, -1)
         if self.label is not None:
             out = out + self.label(_required(label, "a class label"))

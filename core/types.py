@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,11 +48,11 @@ class Latents:
         """Category numbers of discrete latents."""
         return self.values.argmax(-1)
 
-    def dropped(self) -> Self:
+    def dropped(self) -> "Latents":
         """The same latents, all marked as dropped (the unconditional branch of guidance)."""
         return replace(self, keep=torch.zeros_like(self.keep))
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> "Latents":
         """As ``Tensor.to``; dtype applies to ``values`` only."""
         values = self.values.to(*args, **kwargs)
         return replace(self, values=values, keep=self.keep.to(values.device))
@@ -97,7 +97,7 @@ class Batch:
             raise ValueError("this batch is a generation request: it carries no clean data")
         return self.fields
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         def optional(value: Tensor | None) -> Tensor | None:
             return None if value is None else change(value)
 
@@ -106,13 +106,13 @@ class Batch:
             self, ids=change(self.ids), fields=fields, label=optional(self.label), vector=optional(self.vector)
         )
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Batch":
         return self._map(lambda value: value.to(device))
 
-    def select(self, index: Tensor | slice) -> Self:
+    def select(self, index: Tensor | slice) -> "Batch":
         """The samples at ``index``, in that order (repeats allowed)."""
         return self._map(lambda value: value[index])
 
-    def with_label(self, label: Tensor | None) -> Self:
+    def with_label(self, label: Tensor | None) -> "Batch":
         """The same samples under other classes."""
         return replace(self, label=label)

@@ -69,7 +69,7 @@ class DPMSolver2M(Sampler):
             denoised = {name: x + sigma[name] ** 2 * score[name] for name, x in canonical.items()}
             ratio = level_at(geometry, t_next) / level_at(geometry, t)
             h = -torch.tensor(ratio, dtype=torch.float64).log().item()
-            target = denoised
+            target: Tangent = denoised
             if previous is not None and ratio > 0:
                 half = 0.5 * h / previous[1]  # 1 / (2 r), r = h_previous / h
                 target = combined(denoised, previous[0], 1 + half, -half)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -123,9 +124,9 @@ class Restart(Sampler):
             if callback is not None:
                 callback(Step(index, times[index], state))
             state = solver.step(field, state, times[index], times[index + 1], streams, steps)
-            interval = at.get(index + 1)
-            for _ in range(interval.repeats if interval else 0):
-                state = self._restart(field, state, times[index + 1], interval, streams)
+            if (interval := at.get(index + 1)) is not None:
+                for _ in range(interval.repeats):
+                    state = self._restart(field, state, times[index + 1], interval, streams)
         return state
 
     def _restart(
@@ -135,7 +136,7 @@ class Restart(Sampler):
         levels = rho_levels(interval.points, level_at(geometry, t_low), interval.high)
         times = geometry.time_at(levels.to(t_low.device))
         state = add_noise(field, state, t_low, times[0], streams, self.s_noise)
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(times):
             inside = self.s_min <= level_at(geometry, t) <= self.s_max
             t_up = raised_time(geometry, t, 1 + self.gamma) if inside else t
             state = add_noise(field, state, t, t_up, streams, self.s_noise)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.config import EMAConfig
 
@@ -36,10 +36,15 @@ class EMA:
     def __init__(self, module: nn.Module, config: EMAConfig) -> None:
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.updates = 0
-        schedules = {"warmup": warmup_decay(config.decay), "power": power_decay(config.std), "none": lambda n: 0.0}
+        schedules: dict[str, Callable[[int], float]] = {
+            "warmup": warmup_decay(config.decay),
+            "power": power_decay(config.std),
+            "none": lambda n: 0.0,
+        }
         self._decay = schedules[config.kind]
         # Walking a module tree takes longer than averaging a small network, so it is done once.
-        self._parameters = list(self.average.parameters()), list(module.parameters())
+        self._averages: list[Tensor] = list(self.average.parameters())
+        self._current: list[Tensor] = list(module.parameters())
         self._buffers = list(zip(self.average.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
@@ -47,8 +52,7 @@ class EMA:
         """Take in the module's weights of now; call once after every optimiser step."""
         decay = self._decay(self.updates)
         self.updates += 1
-        averages, current = self._parameters
-        torch._foreach_lerp_(averages, current, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._current, 1 - decay)
         for average, value in self._buffers:
             average.copy_(value)
 

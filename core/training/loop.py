@@ -103,7 +103,7 @@ class Trainer:
         return self.step >= self.config.steps
 
     def run(self) -> None:
-        """Train to the last step. Raises Interrupted on SIGTERM or SIGINT, TrainingError where the loss is not finite."""
+        """Train to the last step. Raises Interrupted on SIGTERM and SIGINT, TrainingError if the loss is not finite."""
         self.stage.train()
         self.forward = self.world.wrap(self.stage)
         log, bar = self._open_log()
@@ -137,7 +137,8 @@ class Trainer:
 
     def _optimise(self, batches: Iterator[Any]) -> tuple[dict[str, Tensor], float]:
         """One optimiser step. Returns the mean of every logged value over the global batch, and the gradient norm."""
-        pieces, totals = self.config.accumulate, {}
+        pieces = self.config.accumulate
+        totals: dict[str, Tensor] = {}
         # Networks that use torch's own generator (dropout) get a fresh, reproducible seed every step.
         self._seed_torch()
         for group in self.optimizer.param_groups:
@@ -151,7 +152,7 @@ class Trainer:
                 loss = values["loss"].mean() / pieces
                 self.scaler.scale(loss).backward()
             for name, value in values.items():
-                totals[name] = totals.get(name, 0) + value.detach().mean() / pieces
+                totals[name] = totals.get(name, torch.zeros_like(value[0].detach())) + value.detach().mean() / pieces
         totals = {name: self.world.mean(value) for name, value in totals.items()}
         self._check_finite(totals["loss"])
         self.scaler.unscale_(self.optimizer)
@@ -170,8 +171,8 @@ class Trainer:
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"stage '{self.job.stage.name}': the loss is {float(loss)} at step {self.step}; the weights of the last "
-                f"saved state in {self.states} are untouched. Lower train.{self.job.stage.name}.lr, set "
+                f"stage '{self.job.stage.name}': the loss is {float(loss)} at step {self.step}; the last saved state "
+                f"in {self.states} is untouched. Lower train.{self.job.stage.name}.lr, set "
                 f"train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
             )
 

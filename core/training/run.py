@@ -27,7 +27,7 @@ RESUMABLE = ("steps", "log_every", "checkpoint_every", "keep", "workers")
 
 
 def train(
-    config: RunConfig[Any], folder: Path | str, stage: str = "all", device: str = "auto", overwrite: bool = False,
+    config: RunConfig, folder: Path | str, stage: str = "all", device: str = "auto", overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:  # fmt: skip
     """Train the stages of a run, or go on where it stopped. Returns the model folder.
@@ -78,7 +78,9 @@ def _trained_parts(domain: Domain, model: Path, before: str) -> dict[str, nn.Mod
     if not needed:
         return {}
     if not (model / MANIFEST).exists():
-        raise ConfigError(f"stage '{before}' needs the stage before it: train with --stage all, or --stage denoiser first")
+        raise ConfigError(
+            f"stage '{before}' needs the stage before it: train with --stage all, or --stage denoiser first"
+        )
     manifest = read_manifest(model)
     return {n: load_part(model, n, builders[n](), manifest) for n in needed if n in manifest.weights}
 
@@ -88,7 +90,7 @@ def network_builders(domain: Domain) -> Mapping[str, Any]:
     return {"denoiser": domain.denoiser, "encoder": domain.encoder, "prior": domain.prior}
 
 
-def _claim(folder: Path, config: RunConfig[Any], overwrite: bool) -> None:
+def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
     """Make the folder this run's. Raises ConfigError where it is another run's."""
     path = folder / CONFIG
     if overwrite and path.exists():

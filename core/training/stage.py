@@ -105,7 +105,7 @@ def build_stage(name: str, domain: Domain, trained: dict[str, nn.Module]) -> Sta
     return domain.stages()[name](nn.ModuleDict(trained))
 
 
-def expected_parts(config: RunConfig[Any]) -> list[str]:
+def expected_parts(config: RunConfig) -> list[str]:
     """Names of the networks in a finished model folder (domain stages may add more)."""
     return ["denoiser"] if config.latents.kind == "none" else ["denoiser", "encoder", "prior"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -33,7 +33,7 @@ class UNetConfig(Section):
     blocks: PositiveInt = 1
     attention: tuple[PositiveInt, ...] = (4,)
     head_channels: PositiveInt = 32
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class LatentTokensConfig(Section):
@@ -62,7 +62,7 @@ class ImageConfig(FlatConfig):
     data: Literal["digits"] = "digits"
     resolution: PositiveInt = 8
     image_channels: PositiveInt = 1
-    classes: int = Field(10, ge=0)
+    classes: int = Field(default=10, ge=0)
     unet: UNetConfig = UNetConfig()
     latent_tokens: LatentTokensConfig = LatentTokensConfig()
     vit: ViTConfig = ViTConfig()

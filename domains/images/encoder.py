@@ -12,8 +12,8 @@ from domains.images.torchvision_shim import import_timm
 class ViTEncoder(DiscreteEncoder):
     """timm Vision Transformer on the CLEAN image; the output of extra token m gives the logits of latent m.
 
-    name: any timm ViT that takes ``reg_tokens``; latents: their configuration; sizes: timm's arguments that override the named
-    model's (embed_dim, depth, num_heads, patch_size).
+    name: any timm ViT that takes ``reg_tokens``; latents: their configuration; sizes: timm's
+    arguments that override the named model's (embed_dim, depth, num_heads, patch_size).
     """
 
     def __init__(self, name: str, resolution: int, channels: int, latents: LatentConfig, **sizes: Any) -> None:
@@ -27,4 +27,4 @@ class ViTEncoder(DiscreteEncoder):
 
     def forward(self, batch: Batch) -> LatentLogits:
         tokens = self.vit.forward_features(batch.clean["x"])
-        return self.head(tokens[:, : self.count])  # type: ignore[no-any-return]
+        return self.head(tokens[:, : self.count])

@@ -37,7 +37,7 @@ class ToyDomain(FlatDomain):
 
     name = "toy"
     Config = ToyConfig
-    shapes: Mapping[str, tuple[int, ...]] = {"x": (2,)}  # type: ignore[assignment]
+    shapes: Mapping[str, tuple[int, ...]] = {"x": (2,)}
 
     @property
     def model(self) -> ToyConfig:
@@ -68,11 +68,10 @@ class ToyDomain(FlatDomain):
 
     def write(self, samples: FlatState, batch: Batch, out: Path) -> list[Path]:
         path = out / "samples.npz"
-        arrays = {"x": samples["x"].cpu().numpy(), "id": batch.ids.cpu().numpy()}
 
         def save(temporary: Path) -> None:
             with temporary.open("wb") as handle:
-                np.savez(handle, **arrays)
+                np.savez(handle, x=samples["x"].cpu().numpy(), id=batch.ids.cpu().numpy())
 
         write_atomically(path, save)
         return [path]
@@ -81,5 +80,3 @@ class ToyDomain(FlatDomain):
         from domains.toy.figures import draw_figures
 
         return draw_figures({"model": pipeline}, out)
-
-

@@ -54,4 +54,6 @@ def code_purity(codes: Int[Tensor, " n"], modes: Int[Tensor, " n"], width: int, 
     table.index_put_((codes.cpu(), modes.cpu()), torch.ones(len(codes), dtype=torch.float64), accumulate=True)
     total = table.sum(1)
     used = total > 0
-    return CodePurity(table.max(1).values / total, table.argmax(1), int(used.sum()), len(set(table.argmax(1)[used].tolist())))
+    return CodePurity(
+        table.max(1).values / total, table.argmax(1), int(used.sum()), len(set(table.argmax(1)[used].tolist()))
+    )
