@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from core.files import write_text
 
 logger = logging.getLogger("disco")
 
@@ -21,9 +22,7 @@ class JsonlLog:
         """Rows past ``resume_step`` (of a run that died after its last checkpoint) are cut off."""
         self.path = path
         rows = [row for row in read_jsonl(path) if row["step"] <= resume_step] if path.exists() else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a", encoding="utf-8")
         self._board = _summary_writer(path.parent / "tensorboard" / path.stem)
 
