@@ -1,0 +1,168 @@
+"""The demo's page: what was measured, with the pictures that belong to it."""
+
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import core
+from core.diagnostics import Curve
+from core.pipeline import Pipeline
+from core.plots import plot_curves
+from domains.toy.figures import draw_samples, draw_trajectory_curves, runs_with_references, trajectory_curves
+from experiments.measure import DIGIT_STEPS, read_curves
+from experiments.page import code, heading, paragraph, picture, side_by_side, table, write_page
+
+NAMES = {"disco": "DisCo-Diff", "plain": "plain diffusion"}
+NFE = [2 * steps - 1 for steps in DIGIT_STEPS]
+# Published, not measured here: Xu et al. 2024, section 3.2 (Wasserstein-2 of the 2-D toy).
+PAPER_W2 = {"disco": "0.118", "plain": "0.27"}
+
+
+def spread_of(values: Sequence[float], digits: int = 3) -> str:
+    """mean ± standard deviation, or the one value."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def numbers(record: Mapping[str, Any], model: str, key: str) -> list[float]:
+    """One figure of merit of a model, over the seeds; empty where it was not measured."""
+    return [m["numbers"][key] for m in record["models"][model] if key in m["numbers"]]
+
+
+def cell(values: Sequence[float], digits: int = 3) -> str:
+    return spread_of(values, digits) if values else "-"
+
+
+def levels_below(record: Mapping[str, Any], measure: str) -> tuple[int, int]:
+    """At how many noise levels, over all seeds, DisCo-Diff's curve lies below the plain model's."""
+    below, total = 0, 0
+    for ours, plain in zip(record["models"]["toy-disco"], record["models"]["toy-plain"], strict=True):
+        pairs = list(zip(ours["curves"][measure]["values"], plain["curves"][measure]["values"], strict=True))
+        below, total = below + sum(a < b for a, b in pairs), total + len(pairs)
+    return below, total
+
+
+def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> list[str]:
+    """Figures 3 and 4 of the paper, and Wasserstein-2."""
+    pipelines = {NAMES[kind]: Pipeline.from_pretrained(folders[f"toy-{kind}"]) for kind in ("plain", "disco")}
+    runs = runs_with_references(pipelines)
+    samples = draw_samples({name: runs[name] for name in pipelines}, out / "figures" / "toy-samples.png")
+    curves = draw_trajectory_curves(trajectory_curves(runs), out / "figures" / "toy-curves.png")
+    rows: dict[str, list[str]] = {}
+    for kind in ("disco", "plain"):
+        keys = ("w2_low_variance", "w2_independent", "spread", "min_purity", "modes_owned")
+        cells = [cell(numbers(record, f"toy-{kind}", key)) for key in keys]
+        rows[NAMES[kind]] = [*cells[:4], cell(numbers(record, f"toy-{kind}", "modes_owned"), 0), PAPER_W2[kind]]
+    truth, exact = (record["references"]["toy"][name] for name in ("true points", "exact score"))
+    rows["true points (floor)"] = [cell(truth["w2_low_variance"]), cell(truth["w2_independent"]), "0.200", "", "", ""]
+    rows["exact score, same sampler"] = ["", cell(exact["w2_independent"]), "", "", "", ""]
+    columns = [
+        "", "W2, low-variance samples", "W2, independent samples", "spread (true 0.2)", "least pure code",
+        "modes owned", "W2 in the paper",
+    ]  # fmt: skip
+    compared = []
+    for measure in ("median curvature", "mean curvature", "jacobian of the denoiser", "jacobian of the score"):
+        below, total = levels_below(record, measure)
+        compared.append(f"{measure}: {below} of {total}")
+    return [
+        heading("Eight Gaussians in the plane", "toy"),
+        paragraph(
+            "The latent has eight codes and the mixture eight modes. Nobody told the encoder about modes: trained by "
+            "denoising alone, it gives every mode a code of its own, and each trajectory runs straight to its mode."
+        ),
+        picture(samples, "Generated points and their trajectories (the paper's figure 3). Colour: code, or nearest "
+                "mode where there are no latents."),
+        table(columns, rows, list(rows)[2:]),
+        paragraph(
+            "W2 is the exact Wasserstein-2 distance to as many true points, equally many per mode. Independent samples "
+            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows: true "
+            "points score no better. The first column takes the luck out, with quasi-random noise and codes."
+        ),
+        picture(curves, "Curvature of the trajectories and Frobenius norm of the Jacobians against noise level (the "
+                "paper's figure 4), with the exact scores of the mixture and of a single mode, dashed."),
+        paragraph(
+            "Noise levels at which DisCo-Diff lies below the plain model of the same size: "
+            + "; ".join(compared) + ". For the Jacobian of the score, exact mathematics says that knowing the mode makes it larger at middle "
+            "levels (compare the dashed lines), so there 'below everywhere' cannot be had."
+        ),
+    ]  # fmt: skip
+
+
+def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> list[str]:
+    """Grids, quality at equal numbers of network evaluations, loss by noise level."""
+    figures = out / "figures"
+    pipeline = Pipeline.from_pretrained(folders["digits-disco"])
+    pipeline.domain.figures(pipeline, figures)
+    rows: dict[str, list[str]] = {}
+    for kind in ("disco", "plain"):
+        for nfe in NFE:
+            keys = (f"class_accuracy@{nfe}", f"fd_hidden@{nfe}", f"fd_pixels@{nfe}")
+            rows[f"{NAMES[kind]}, {nfe} evaluations"] = [cell(numbers(record, f"digits-{kind}", key)) for key in keys]
+    floor = record["references"]["digits"]["real digits"]
+    rows["real digits (floor)"] = ["", cell(floor["fd_hidden"]), cell(floor["fd_pixels"])]
+    columns = [
+        "",
+        "recognised as the class asked for",
+        "Fréchet distance, classifier features",
+        "Fréchet distance, pixels",
+    ]
+    disco, plain = (read_curves(record["models"][f"digits-{kind}"][0]) for kind in ("disco", "plain"))
+    loss: dict[str, Curve] = {
+        "DisCo-Diff, latents of the encoder": disco["with latents"],
+        "DisCo-Diff, latents dropped": disco["without latents"],
+        "plain diffusion": plain["without latents"],
+    }
+    losses = plot_curves(loss, "squared error of D per pixel", figures / "digits-loss.png", log="xy")
+    return [
+        heading("Real digits", "digits"),
+        paragraph(
+            "1,797 handwritten digits of 8 x 8 pixels that ship with scikit-learn. The class is given; the latents "
+            "hold what else there is to know. The encoder is a small Vision Transformer with one extra token per latent."
+        ),
+        side_by_side([
+            picture(figures / "samples.png", "Generated digits, one class per column.", pixels=True),
+            picture(figures / "shared-latents.png", "One latent vector per row: every class in the same manner.", True),
+            picture(figures / "swapped-latents.png", "From left: A; A with the second half of its codes from B; B with "
+                    "that of A; B.", True),
+        ]),
+        table(columns, rows, list(rows)[-1:]),
+        paragraph(
+            f"{record['samples']} generated digits per model, all real digits on the other side. The classifier that "
+            "recognises digits is a support vector machine trained on the real ones; the features are the hidden layer "
+            "of a small network. Neither distance is FID."
+        ),
+        picture(losses, "Denoising error on held-out digits against noise level (the paper's figure 7)."),
+    ]  # fmt: skip
+
+
+def write_report(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> Path:
+    """index.html in ``out``. record: the content of results.json; folders: run folder of seed 0 per model."""
+    seeds = len(record["models"]["toy-disco"])
+    counted = "one seed" if seeds == 1 else f"{seeds} seeds, mean ± standard deviation"
+    return write_page(
+        "DisCo-Diff: what the latents do",
+        [
+            heading("What a few discrete latents do for a diffusion model", level=1),
+            paragraph(
+                "DisCo-Diff (Xu et al., ICML 2024) gives a diffusion model a handful of learnable categorical latents. "
+                f"Everything below was trained and measured on this machine just now ({counted}).", "lead"
+            ),
+            '<nav><a href="#toy">Eight Gaussians</a><a href="#digits">Digits</a><a href="#next">Go on</a></nav>',
+            *toy_section(record, folders, out),
+            *digits_section(record, folders, out),
+            heading("Go on from here", "next"),
+            code(
+                f"disco sample {folders['digits-disco']} -n 20 --class 3 -o samples\n"
+                f"disco diagnose {folders['digits-disco']} -o diagnosis\n"
+                "disco train experiments/images/digits-disco.yaml latents.count=6 -o runs/six\n"
+                "python -m experiments.demo --seeds 3 -o out/study"
+            ),
+            f"<footer>disco-diff {core.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+            f"{platform.machine()}. All numbers: results.json beside this page.</footer>",
+        ],
+        out / "index.html",
+    )  # fmt: skip
