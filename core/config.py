@@ -23,9 +23,9 @@ class LatentConfig(Section):
 
     count: M; codes: K (gaussian: dimensions per latent); temperature: of the Gumbel-Softmax in training;
     extraction_temperature: of the samples that the prior learns from; drop: share of samples trained without latents;
-    kl_weight: of the gaussian latents (the paper tries 0.1 and 1); gain: what the encoder's standardised logits are
-    multiplied with at first (learned from there; core/heads.py): small starts slowly and finds the better optimum,
-    large is informative sooner.
+    kl_weight: of the gaussian latents (the paper tries 0.1 and 1); standardise: keep the encoder from collapsing
+    (core/heads.py; false is the paper's plain linear head); gain: what standardised logits are multiplied with at
+    first (learned from there): small starts slowly and finds the better optimum, large is informative sooner.
     """
 
     kind: Literal["discrete", "gaussian", "none"] = "discrete"
@@ -35,6 +35,7 @@ class LatentConfig(Section):
     extraction_temperature: PositiveFloat = 0.01
     drop: float = Field(default=0.1, ge=0, le=1)
     kl_weight: float = Field(default=0.1, ge=0)
+    standardise: bool = True
     gain: PositiveFloat = 3.0
 
 

@@ -26,7 +26,7 @@ class LatentHead(nn.Module):
         super().__init__()
         space = latent_space(config)
         count, out = space.count, space.encoder_width
-        self.standardise, self.momentum = space.discrete, momentum
+        self.standardise, self.momentum = config.standardise and space.discrete, momentum
         self.weight = nn.Parameter(torch.randn(count, width, out) * width**-0.5)
         self.bias = nn.Parameter(torch.zeros(count, out))
         if self.standardise:

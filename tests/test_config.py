@@ -182,9 +182,13 @@ def test_an_unknown_key_is_an_error_that_guesses_what_was_meant(name: str, overr
 
 
 def test_an_unknown_key_like_no_other_gets_the_list_of_known_ones() -> None:
-    with pytest.raises(ConfigError, match="known here: count|known here: kind, count") as caught:
+    with pytest.raises(ConfigError, match="known here: kind, count, codes, temperature"):
         tiny_config("toy", ["latents.zzz=1"])
-    assert "temperature" in str(caught.value)
+
+
+def test_a_pair_that_is_half_given_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"train\.denoiser\.betas"):
+        tiny_config("toy", ["train.denoiser.betas=[0.9]"])
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
@@ -198,7 +202,7 @@ WRONG = [
     "seed=-1", "seed=1.5", "seed=abc", "latents=5", "latents.kind=fuzzy", "latents.count=0", "latents.drop=1.5",
     "latents.count=[1, 2]", "latents.temperature=0", "model=null", "model.noise=3", "model.noise.grid=straight",
     "model.noise.sigma_min=-1", "prior.width=wide", "sampling.top_p=0", "sampling.sampler=5",
-    "train=[]", "train.denoiser=12", "train.denoiser.lr=0", "train.denoiser.batch=2.5", "train.denoiser.betas=[0.9]",
+    "train=[]", "train.denoiser=12", "train.denoiser.lr=0", "train.denoiser.batch=2.5", "train.denoiser.betas=0.9",
     "train.denoiser.ema.std=0.5", "train.denoiser.precision=fp8", "train.denoiser.steps=null",
 ]  # fmt: skip
 
@@ -233,8 +237,8 @@ def test_numbers_outside_their_range_are_refused(overrides: list[str]) -> None:
         tiny_config("toy", overrides)
 
 
-@pytest.mark.parametrize("raw", [{}, {"seed": 1}, {"domain": "toyy"}, [], "toy"], ids=str)
-def test_a_tree_without_a_known_domain_is_an_error(raw: Any) -> None:
+@pytest.mark.parametrize("raw", [{}, {"seed": 1}, {"domain": "toyy"}, {"domain": None}], ids=str)
+def test_a_tree_without_a_known_domain_is_an_error(raw: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="domain"):
         parse_config(raw, "test")
 

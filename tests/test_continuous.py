@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
+from core import continuous
 from core.continuous import GaussianSpace
 from core.errors import RequestError
 from core.precondition import PreconditionedDenoiser
@@ -36,6 +37,12 @@ def perturbed(classes: int = 0) -> PreconditionedDenoiser:
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
     return prior
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what holds at any number of steps."""
+    monkeypatch.setattr(continuous, "SAMPLING_STEPS", 6)
 
 
 def sample(prior: PreconditionedDenoiser, size: int, **options: float) -> Tensor:
@@ -101,18 +108,21 @@ def test_the_untrained_prior_samples_unit_gaussian_latents() -> None:
     assert abs(float(values.var()) - 1) < 4 * math.sqrt(2 / (6 * n)) + 0.01  # and 1 % for 40 steps
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_temperature_scales_the_variance_of_the_start() -> None:
     # The untrained prior's ODE is linear, so the scale of the start is the scale of the end.
     prior = untrained()
     torch.testing.assert_close(sample(prior, 3, temperature=4.0), 2 * sample(prior, 3))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     prior = perturbed()
     torch.testing.assert_close(sample(prior, 4)[:1], sample(prior, 1), rtol=1e-4, atol=1e-4)
     assert (sample(prior, 4)[0] - sample(prior, 4)[1]).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_seed_decides_the_sample() -> None:
     prior, batch = perturbed(), Batch(torch.arange(2))
     first, again, other = (
@@ -122,6 +132,7 @@ def test_the_seed_decides_the_sample() -> None:
     assert (first - other).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_class_changes_the_samples() -> None:
     prior = perturbed(classes=2)
     first, second = (

@@ -123,7 +123,8 @@ def test_the_state_keeps_double_precision_around_a_single_precision_network() ->
     torch.testing.assert_close(score, -x / 1.25, rtol=1e-13, atol=0)
 
 
-def test_levels_in_double_precision_do_not_widen_single_precision_states() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_double_precision_levels_or_networks_do_not_widen_the_state(dtype: torch.dtype) -> None:
     x, sigma = states().float(), torch.ones(4, dtype=torch.float64)
-    score = PreconditionedDenoiser(Raw(), EDMPrecondition())({"x": x}, sigma, None, Batch(torch.arange(4)))["x"]
-    assert score.dtype == torch.float32
+    denoiser = PreconditionedDenoiser(Raw().to(dtype), EDMPrecondition())
+    assert denoiser({"x": x}, sigma, None, Batch(torch.arange(4)))["x"].dtype == torch.float32

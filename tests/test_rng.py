@@ -149,7 +149,10 @@ def test_inverse_cdf_frequencies_match_unnormalised_probabilities() -> None:
     assert ((frequency - p).abs() <= 4 * (p * (1 - p) / n).sqrt()).all()
 
 
-@pytest.mark.parametrize("weights", [[0.0, 0.1, 0.2, 0.7, 0.0], [0.0, 0.0, 1e-30], [1e-30, 0.0], [1.0, 1e-20, 0.0]])
+@pytest.mark.parametrize(
+    "weights",
+    [[0.0, 0.1, 0.2, 0.7, 0.0], [0.0, 0.0, 1e-30], [1.0, 1e-20, 0.0], [5e-324, 0.0]],  # the last rounds u p to p
+)
 @pytest.mark.parametrize("u", [1e-300, 2.0**-24, 0.3, 1 - 2.0**-24, 1 - 2.0**-53])
 def test_inverse_cdf_never_returns_a_category_of_probability_zero(weights: list[float], u: float) -> None:
     drawn = inverse_cdf(torch.tensor([weights], dtype=torch.float64), torch.tensor([u], dtype=torch.float64))

@@ -30,8 +30,16 @@ def power_exponent(std: float) -> float:
     return float(roots[np.isreal(roots)].real.max())
 
 
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
 class EMA:
-    """Keeps an averaged copy of a module. Buffers are copied, not averaged."""
+    """Keeps an averaged copy of a module.
+
+    Floating-point buffers are averaged like weights: running statistics must fit the averaged weights, and those of
+    the newest weights would not. Other buffers are copied.
+    """
 
     def __init__(self, module: nn.Module, config: EMAConfig) -> None:
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
@@ -43,9 +51,12 @@ class EMA:
         }
         self._decay = schedules[config.kind]
         # Walking a module tree takes longer than averaging a small network, so it is done once.
-        self._averages: list[Tensor] = list(self.average.parameters())
-        self._current: list[Tensor] = list(module.parameters())
-        self._buffers = list(zip(self.average.buffers(), module.buffers(), strict=True))
+        pairs = zip(_tensors(self.average), _tensors(module), strict=True)
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averages: list[Tensor] = [average for average, _ in floating]
+        self._current: list[Tensor] = [current for _, current in floating]
+        buffers = zip(self.average.buffers(), module.buffers(), strict=True)
+        self._copied = [pair for pair in buffers if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -53,7 +64,7 @@ class EMA:
         decay = self._decay(self.updates)
         self.updates += 1
         torch._foreach_lerp_(self._averages, self._current, 1 - decay)
-        for average, value in self._buffers:
+        for average, value in self._copied:
             average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
