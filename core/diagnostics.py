@@ -53,6 +53,8 @@ def jacobian_norm(
     probes = 0: exact, one backward pass per output number (for small D). Otherwise Hutchinson's estimate
     E ||J^T v||^2 with that many normal v per sample from ``streams``.
     """
+    if probes and streams is None:
+        raise ValueError("an estimate with probes needs streams to draw them from")
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         output = function(x).flatten(1)

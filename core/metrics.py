@@ -31,7 +31,7 @@ def _symmetric_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def wasserstein2(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:
+def wasserstein2(first: Float[Tensor, "n d"], second: Float[Tensor, "k d"]) -> float:
     """Exact 2-Wasserstein distance between two equally large sets of points (an assignment problem, O(n^3))."""
     if len(first) != len(second):
         raise ValueError(f"sets must be equally large, not {len(first)} and {len(second)}")

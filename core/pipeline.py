@@ -114,8 +114,10 @@ class Pipeline:
             parts.append(state)
         return Generated(self.geometry.concatenate(parts), everything.to(self.device), latents, nfe)
 
-    def field(self, batch: Batch, latents: Latents | None, guidance: Guidance = Guidance()) -> ScoreField:
-        """The score of a batch under given latents, for samplers and diagnostics."""
+    def field(self, batch: Batch, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
+        """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
+        if guidance is None:
+            guidance = Guidance(self.config.sampling.guidance)
         null_label = getattr(self.domain, "classes", 0) if getattr(self.config.model, "class_drop", 0.0) else None
         return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, null_label)
 
@@ -136,7 +138,7 @@ class Pipeline:
         defaults = self.config.sampling
         batch = batch.to(self.device)
         state, times, streams = self.start(batch, request.steps or defaults.steps, request.seed)
-        field = self.field(batch, latents, request.guidance or Guidance(defaults.guidance))
+        field = self.field(batch, latents, request.guidance)
         sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
         return sampler.run(field, state, times, streams, callback), field.nfe
 

@@ -126,14 +126,22 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
         ]),
         table(columns, rows, list(rows)[-1:]),
         paragraph(
-            f"{record['samples']} generated digits per model and row, all real digits on the other side. With few "
-            "network evaluations the latents make the difference, because trajectories under a given code are easier "
-            "to follow; with many, both models come near the floor. The classifier that recognises digits is a support "
-            "vector machine trained on the real ones; the features are the hidden layer of a small network. Neither "
-            "distance is FID."
+            f"{record['samples']} generated digits per model and row, all real digits on the other side. The distance "
+            f"in pixels is lower with latents at {_where_lower(record, 'fd_pixels')} evaluations, in classifier "
+            f"features at {_where_lower(record, 'fd_hidden')}. The classifier that recognises digits is a support vector machine "
+            "trained on the real ones; the features are the hidden layer of a small network. Neither distance is FID."
         ),
         picture(losses, "Denoising error on held-out digits against noise level (the paper's figure 7)."),
     ]  # fmt: skip
+
+
+def _where_lower(record: Mapping[str, Any], merit: str) -> str:
+    """The numbers of network evaluations at which DisCo-Diff's mean over seeds is below the plain model's."""
+
+    def mean(kind: str, nfe: int) -> float:
+        return statistics.fmean(numbers(record, f"digits-{kind}", f"{merit}@{nfe}"))
+
+    return ", ".join(str(nfe) for nfe in DIGIT_RUNS if mean("disco", nfe) < mean("plain", nfe)) or "no number of"
 
 
 def write_report(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> Path:

@@ -12,7 +12,12 @@ from core.pipeline import Pipeline
 from core.registry import get_domain
 from tests.support import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "experiments/README.md",
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:

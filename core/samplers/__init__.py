@@ -10,6 +10,7 @@ from core.samplers.mixed import Mixed, Segment, run_segments
 from core.samplers.ode import DPMSolver2M, Euler, Heun
 from core.samplers.sde import DDPM, Churn, EulerMaruyama, LowTemperature, Restart
 
+NUMERIC = (float, float | Mapping[str, float])  # types of plain options
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
     "heun": Heun,
@@ -30,18 +31,29 @@ def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler
     """
     if name not in SAMPLERS:
         raise ConfigError(f"unknown sampler '{name}'; known: {', '.join(SAMPLERS)}")
-    known = {f.name: f for f in dataclasses.fields(SAMPLERS[name])}  # type: ignore[arg-type]
-    resolved: dict[str, Any] = {}
+    fields = {f.name: f.type for f in dataclasses.fields(SAMPLERS[name])}  # type: ignore[arg-type]
+    known = {key: kind for key, kind in fields.items() if kind in NUMERIC or kind in (Sampler, OneStep)}
+    resolved = {}
     for key, value in (options or {}).items():
-        if key not in known or key in ("low_field", "intervals"):
+        if key not in known:
             raise ConfigError(f"sampler '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}")
-        if key in ("solver", "high", "low"):
-            resolved[key] = make_sampler(value)
-        elif isinstance(value, int | float | Mapping) and not isinstance(value, bool):
-            resolved[key] = value
-        else:
-            raise ConfigError(f"option '{key}' of sampler '{name}' must be a number, not {value!r}")
+        resolved[key] = _option(f"option '{key}' of sampler '{name}'", known[key], value)
     return SAMPLERS[name](**resolved)
+
+
+def _option(where: str, kind: Any, value: Any) -> Any:
+    """A checked option: a number, a mapping from field to number where that is allowed, or a sampler by its name."""
+    if kind in NUMERIC:
+        numbers = value.values() if kind is not float and isinstance(value, Mapping) else [value]
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise ConfigError(f"{where} must be a number, not {value!r}")
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} must be the name of a sampler, not {value!r}")
+    sampler = make_sampler(value)
+    if not isinstance(sampler, kind):
+        raise ConfigError(f"{where} must be a sampler that takes single steps, such as heun, and {value} does not")
+    return sampler
 
 
 __all__ = [

@@ -42,7 +42,8 @@ def run_segments(
 @dataclass(frozen=True)
 class Mixed(Sampler):
     """``high`` down to the first grid time with noise level <= threshold, then ``low`` (DisCo-Diff section 4.1: ODE for
-    t >= 10, DDPM below). ``low_field``: another model below the threshold.
+    t >= 10, DDPM below). ``low_field``: another model below the threshold;
+    its evaluations are counted in ``low_field.nfe``.
     """
 
     threshold: float = 10.0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import RequestError
+from core.errors import ConfigError, RequestError
 from core.guidance import ScoreField
 from core.interfaces import scalar_times
 from core.rng import SampleStreams
@@ -32,6 +32,10 @@ class Heun(OneStep):
     """
 
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ConfigError(f"option 'alpha' of sampler 'heun' must be above 0 and at most 1, not {self.alpha}")
 
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
         geometry, dt = field.geometry, t_next - t

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.errors import RequestError
 from core.guidance import ScoreField
 from core.interfaces import scalar_times
 from core.rng import SampleStreams
@@ -119,13 +120,13 @@ class Restart(Sampler):
     ) -> Any:
         geometry, steps, solver = field.geometry, len(times) - 1, Heun()
         levels = geometry.noise_level(times[:-1])
-        at = {int((levels - interval.low).abs().argmin()): interval for interval in self.intervals}
+        places = [int((levels - interval.low).abs().argmin()) for interval in self.intervals]
         for index in range(steps):
             if callback is not None:
                 callback(Step(index, times[index], state))
             state = solver.step(field, state, times[index], times[index + 1], streams, steps)
-            if (interval := at.get(index + 1)) is not None:
-                for _ in range(interval.repeats):
+            for place, interval in zip(places, self.intervals, strict=True):
+                for _ in range(interval.repeats if place == index + 1 else 0):
                     state = self._restart(field, state, times[index + 1], interval, streams)
         return state
 
@@ -149,7 +150,7 @@ class LowTemperature(OneStep):
     """Low-temperature reverse SDE of the authors' docking code (disco-diffdock, MIT; per field).
 
     step = g^2 dt (lambda + T psi / 2) score + g sqrt(dt (1 + psi)) n, with g^2 = d sigma^2/dt and
-    lambda = (s + sigma) / (s + sigma / T): inverse temperature T at large noise, 1 at small. T = 1 is the plain
+    lambda = (s + sigma) / (s + sigma / T); where the path scales, its drift is added. lambda is an inverse temperature T at large noise, 1 at small. T = 1 is the plain
     reverse SDE. Every parameter is one number or a mapping from field to number.
     temperature: T > 1 is colder; psi: extra Langevin noise; sigma_data: s, in units of the field. The last step adds
     no noise.
@@ -160,21 +161,25 @@ class LowTemperature(OneStep):
     sigma_data: float | Mapping[str, float] = 0.5
 
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
-        geometry, now = field.geometry, scalar_times(t, len(streams))
+        geometry, now, dt = field.geometry, scalar_times(t, len(streams)), t_next - t
         score, noise = field.score(state, t), geometry.draw(state, streams)
         sigma, diffusivity = geometry.sigma(state, now), geometry.diffusivity(state, now)
-        last = level_at(geometry, t_next) == 0
-        move = {}
+        pull, spread = {}, {}
         for name, value in score.items():
             cold, psi, data = (_of(p, name) for p in (self.temperature, self.psi, self.sigma_data))
             psi = 0.0 if cold == 1 else psi  # the authors' code takes T = 1 as "plain SDE", psi ignored
             strength = (data + sigma[name]) / (data + sigma[name] / cold) + cold * psi / 2
-            variance = diffusivity[name] * (t - t_next)
-            move[name] = variance * strength * value
-            if not last:
-                move[name] = move[name] + (variance * (1 + psi)).sqrt() * noise[name]
+            pull[name], spread[name] = 2 * strength * value, 1 + psi
+        move = {name: dt * drift for name, drift in geometry.velocity(state, now, pull).items()}
+        if level_at(geometry, t_next) > 0:
+            for name, extra in spread.items():
+                move[name] = move[name] + (diffusivity[name] * extra * dt.abs()).sqrt() * noise[name]
         return geometry.retract(state, move)
 
 
 def _of(value: float | Mapping[str, float], name: str) -> float:
-    return value[name] if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    if name not in value:
+        raise RequestError(f"the sampler low-temperature was given no number for the field '{name}'")
+    return value[name]

@@ -30,7 +30,9 @@ def low_variance_samples(pipeline: Pipeline, count: int, seed: int = 0) -> Float
     if pipeline.space is not None:
         width = pipeline.space.width
         every = torch.arange(width, device=pipeline.device)[:, None]
-        log_p = log_probabilities(pipeline.networks["prior"], batch.select(slice(0, width)), every)[:, 0]
+        log_p = log_probabilities(
+            pipeline.networks["prior"], pipeline.domain.request(range(width)).to(pipeline.device), every
+        )[:, 0]
         codes = inverse_cdf(log_p.exp().expand(count, -1), uniform[:, 2].to(pipeline.device))
         latents = from_codes(codes[:, None], width)
     times = pipeline.domain.sampling_times(pipeline.config.sampling.steps).to(pipeline.device)
