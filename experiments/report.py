@@ -128,8 +128,8 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
         paragraph(
             f"{record['samples']} generated digits per model and row, all real digits on the other side. The distance "
             f"in pixels is lower with latents at {_where_lower(record, 'fd_pixels')} evaluations, in classifier "
-            f"features at {_where_lower(record, 'fd_hidden')}. The classifier that recognises digits is a support vector machine "
-            "trained on the real ones; the features are the hidden layer of a small network. Neither distance is FID."
+            f"features at {_where_lower(record, 'fd_hidden')}. The classifier that recognises digits is a support vector "
+            "machine trained on the real ones; the features are the hidden layer of a small network. Neither is FID."
         ),
         picture(losses, "Denoising error on held-out digits against noise level (the paper's figure 7)."),
     ]  # fmt: skip

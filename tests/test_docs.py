@@ -50,6 +50,6 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 def test_commands_and_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert {name for name in re.findall(r"^\s*(?:\$ )?disco ([a-z]+)", text, re.MULTILINE)} <= commands
+    assert set(re.findall(r"^\s*(?:\$ )?disco ([a-z]+)", text, re.MULTILINE)) <= commands
     yaml_files = set(re.findall(r"\bexperiments/[\w/-]+\.yaml\b", text))
     assert [name for name in yaml_files if not (ROOT / name).exists()] == []

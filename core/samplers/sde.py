@@ -150,8 +150,8 @@ class LowTemperature(OneStep):
     """Low-temperature reverse SDE of the authors' docking code (disco-diffdock, MIT; per field).
 
     step = g^2 dt (lambda + T psi / 2) score + g sqrt(dt (1 + psi)) n, with g^2 = d sigma^2/dt and
-    lambda = (s + sigma) / (s + sigma / T); where the path scales, its drift is added. lambda is an inverse temperature T at large noise, 1 at small. T = 1 is the plain
-    reverse SDE. Every parameter is one number or a mapping from field to number.
+    lambda = (s + sigma) / (s + sigma / T), an inverse temperature: T at large noise, 1 at small. Where the path scales,
+    its drift is added. T = 1 is the plain reverse SDE. Every parameter is one number or a mapping from field to number.
     temperature: T > 1 is colder; psi: extra Langevin noise; sigma_data: s, in units of the field. The last step adds
     no noise.
     """
