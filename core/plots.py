@@ -36,7 +36,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def draw_curves(axis: Axes, curves: Mapping[str, Curve], ylabel: str, title: str = "", log: str = "x") -> None:
+def draw_curves(
+    axis: Axes, curves: Mapping[str, Curve], ylabel: str, log: str = "x", xlabel: str = "noise level t"
+) -> None:
     """Quantities against noise level; ``log`` names the logarithmic axes."""
     colours = iter(COLOURS)
     for name, curve in curves.items():
@@ -45,16 +47,18 @@ def draw_curves(axis: Axes, curves: Mapping[str, Curve], ylabel: str, title: str
             curve.levels, curve.values, label=name, color="#555555" if reference else next(colours),
             linestyle="--" if reference else "-", linewidth=1.2 if reference else 1.8,
         )  # fmt: skip
-    axis.set(xlabel="noise level t", ylabel=ylabel, title=title)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_xscale("log" if "x" in log else "linear")
     axis.set_yscale("log" if "y" in log else "linear")
     axis.legend()
 
 
-def plot_curves(curves: Mapping[str, Curve], ylabel: str, path: Path, title: str = "", log: str = "x") -> Path:
+def plot_curves(
+    curves: Mapping[str, Curve], ylabel: str, path: Path, log: str = "x", xlabel: str = "noise level t"
+) -> Path:
     """One axis of ``draw_curves``, written to ``path``."""
     figure, (axis,) = new_figure()
-    draw_curves(axis, curves, ylabel, title, log)
+    draw_curves(axis, curves, ylabel, log=log, xlabel=xlabel)
     return save_figure(figure, path)
 
 

@@ -28,6 +28,7 @@ figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-top:
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--tint); font-weight: 600; white-space: normal; vertical-align: bottom; }
+th.group { text-align: center; }
 th:first-child, td:first-child { text-align: left; padding-left: .5rem; }
 tr.reference td { color: var(--soft); }
 .note { background: var(--tint); border-left: 3px solid var(--mark); padding: .6rem .9rem; max-width: 46rem; }
@@ -63,14 +64,20 @@ def side_by_side(figures: Sequence[str]) -> str:
     return f'<div class="row">{"".join(figures)}</div>'
 
 
-def table(columns: Sequence[str], rows: Mapping[str, Sequence[str]], references: Sequence[str] = ()) -> str:
-    """Rows by name; rows named in ``references`` are shown as such."""
-    head = "".join(f"<th>{column}</th>" for column in columns)
+def table(
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+    references: Sequence[str] = (),
+    groups: Sequence[tuple[str, int]] = (),
+) -> str:
+    """Rows by name; rows named in ``references`` are shown as such. groups: titles over so many columns each."""
+    over = "".join(f'<th class="group" colspan="{width}">{title}</th>' for title, width in groups)
+    head = (f"<tr>{over}</tr>" if groups else "") + "<tr>" + "".join(f"<th>{c}</th>" for c in columns) + "</tr>"
     body = ""
     for name, cells in rows.items():
         kind = ' class="reference"' if name in references else ""
         body += f"<tr{kind}><td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="scroll"><table>{head}{body}</table></div>'
 
 
 def write_page(title: str, parts: Sequence[str], path: Path) -> Path:

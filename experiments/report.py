@@ -103,8 +103,8 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
         cells = [cell(numbers(record, f"digits-{kind}", key)) for key in keys for kind in ("disco", "plain")]
         rows[f"{nfe} ({sampler})"] = cells
     rows["real digits (floor)"] = ["", "", *[cell(floor[name]) for name in ("fd_hidden", "fd_pixels") for _ in (0, 1)]]
-    merits = ("recognised as its class", "Fréchet, classifier features", "Fréchet, pixels")
-    columns = ["network evaluations", *(f"{merit}: {name}" for merit in merits for name in ("DisCo", "plain"))]
+    groups = [("", 1), ("recognised as its class", 2), ("Fréchet, classifier features", 2), ("Fréchet, pixels", 2)]
+    columns = ["network evaluations", *("DisCo", "plain") * 3]
     disco, plain = (read_curves(record["models"][f"digits-{kind}"][0]) for kind in ("disco", "plain"))
     loss: dict[str, Curve] = {
         "DisCo-Diff, latents of the encoder": disco["with latents"],
@@ -112,6 +112,9 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
         "plain diffusion": plain["without latents"],
     }
     losses = plot_curves(loss, "squared error of D per pixel", figures / "digits-loss.png", log="xy")
+    quality = plot_curves(
+        _quality_curves(record), "Fréchet distance", figures / "digits-quality.png", log="xy", xlabel="NFE"
+    )
     return [
         heading("Real digits", "digits"),
         paragraph(
@@ -120,19 +123,32 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
         ),
         side_by_side([
             picture(figures / "samples.png", "Generated digits, one class per column.", pixels=True),
-            picture(figures / "shared-latents.png", "One latent vector per row: every class in the same manner.", True),
-            picture(figures / "swapped-latents.png", "From left: A; A with the second half of its codes from B; B with "
-                    "that of A; B.", True),
+            picture(figures / "shared-latents.png", "Each row shares its latents over all classes. Noise is the same "
+                    "within a column.", pixels=True),
         ]),
-        table(columns, rows, list(rows)[-1:]),
+        picture(figures / "swapped-latents.png", "Latents swapped, class and noise kept within a column. From above: "
+                "A; A with the second half of its codes from B; B with that of A; B.", pixels=True),
+        table(columns, rows, list(rows)[-1:], groups),
         paragraph(
             f"{record['samples']} generated digits per model and row, all real digits on the other side. The distance "
             f"in pixels is lower with latents at {_where_lower(record, 'fd_pixels')} evaluations, in classifier "
-            f"features at {_where_lower(record, 'fd_hidden')}. The classifier that recognises digits is a support vector "
+            f"features at {_where_lower(record, 'fd_hidden')}. The judge of the class is a support vector "
             "machine trained on the real ones; the features are the hidden layer of a small network. Neither is FID."
         ),
-        picture(losses, "Denoising error on held-out digits against noise level (the paper's figure 7)."),
+        side_by_side([picture(quality, "Fréchet distance in pixels against network evaluations (mean over seeds)."),
+        picture(losses, "Denoising error on held-out digits against noise level (the paper's figure 7).")]),
     ]  # fmt: skip
+
+
+def _quality_curves(record: Mapping[str, Any]) -> dict[str, Curve]:
+    """Distance in pixels against network evaluations, mean over seeds, and that of real digits."""
+    calls = [float(nfe) for nfe in DIGIT_RUNS]
+    floor = statistics.fmean(record["references"]["digits"]["real digits"]["fd_pixels"])
+    curves = {"floor: real digits": Curve(calls, [floor] * len(calls))}
+    for kind, name in NAMES.items():
+        means = [statistics.fmean(numbers(record, f"digits-{kind}", f"fd_pixels@{nfe}")) for nfe in DIGIT_RUNS]
+        curves[name] = Curve(calls, means)
+    return curves
 
 
 def _where_lower(record: Mapping[str, Any], merit: str) -> str:

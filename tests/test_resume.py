@@ -25,6 +25,7 @@ from tests.support import ROOT, disco, tiny_config, write_config
 
 STEPS, EVERY = 300, 20
 LONG = [f"train.denoiser.steps={STEPS}", f"train.denoiser.checkpoint_every={EVERY}", "train.denoiser.lr=1e-2"]
+WITH_LOADER = "train.denoiser.workers=1"
 CPU = torch.device("cpu")
 
 
@@ -48,7 +49,10 @@ def wait_for_state(folder: Path, process: "subprocess.Popen[str]") -> None:
 
 
 def stop(config: Path, folder: Path, number: signal.Signals, *overrides: str) -> tuple[int, str]:
-    """Start a run, send it and its loaders a signal when it has saved a state; exit code and stderr."""
+    """Start a run; when it has saved a state, signal its whole process group, as Ctrl-C and job schedulers do.
+
+    Returns exit code and stderr.
+    """
     command = [sys.executable, "-m", "core.cli", "train", str(config), "-o", str(folder), "-q", *overrides]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     try:
@@ -75,9 +79,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def terminated(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[Path, int, str, int]:
-    """Folder, exit code, stderr and last saved step of a run that got SIGTERM."""
+    """Folder, exit code, stderr and last saved step of a run that got SIGTERM, and its loader process with it."""
     folder = tmp_path_factory.mktemp("terminated") / "a run"
-    code, stderr = stop(config, folder, signal.SIGTERM)
+    code, stderr = stop(config, folder, signal.SIGTERM, WITH_LOADER)
     state = load_newest(folder / "state" / "denoiser", CPU)
     return folder, code, stderr, 0 if state is None else state["step"]
 
@@ -92,7 +96,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, config:
 
 def test_sigterm_saves_the_last_step_and_tells_how_to_go_on(terminated: tuple[Path, int, str, int]) -> None:
     folder, code, stderr, saved = terminated
-    assert code == 128 + signal.SIGTERM
+    assert code == 128 + signal.SIGTERM, stderr
     assert "stopped by SIGTERM" in stderr
     assert "Traceback" not in stderr
     assert saved == curve(folder)[-1][0]
@@ -101,7 +105,8 @@ def test_sigterm_saves_the_last_step_and_tells_how_to_go_on(terminated: tuple[Pa
 
 def test_the_command_to_go_on_can_be_pasted(terminated: tuple[Path, int, str, int], config: Path) -> None:
     folder, _, stderr, _ = terminated
-    assert shlex.split(stderr.strip().splitlines()[-1]) == ["disco", "train", str(config), "-o", str(folder), "-q"]
+    command = shlex.split(stderr.strip().splitlines()[-1])
+    assert command == ["disco", "train", str(config), "-o", str(folder), "-q", WITH_LOADER]
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
@@ -110,13 +115,6 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     folder = terminated[0]
     train(load_config(config), folder, quiet=True)
     same(folder, whole)
-
-
-def test_a_signal_to_the_loaders_too_stops_the_run_as_cleanly(tmp_path: Path, config: Path) -> None:
-    # Ctrl-C, timeout and job schedulers signal every process of the group.
-    code, stderr = stop(config, tmp_path / "run", signal.SIGTERM, "train.denoiser.workers=1")
-    assert code == 128 + signal.SIGTERM, stderr
-    assert len(stderr.splitlines()) == 2
 
 
 def truncate(path: Path) -> None:

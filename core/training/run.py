@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 
@@ -15,6 +16,7 @@ from core.errors import ConfigError
 from core.files import write_text
 from core.interfaces import Domain
 from core.registry import get_domain
+from core.rng import derive_key
 from core.training.distributed import World, start_world, stop_world
 from core.training.ema import EMA
 from core.training.loop import Trainer, TrainingJob
@@ -56,7 +58,10 @@ def train(
 def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: bool) -> None:
     config, model = domain.config, folder / "model"
     dataset = domain.dataset("train")
-    stage = build_stage(name, domain, _trained_parts(domain, model, before=name))
+    trained = _trained_parts(domain, model, before=name)
+    # Initial weights follow from the run's seed and the stage alone.
+    torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
+    stage = build_stage(name, domain, trained)
     trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet))
     if trainer.finished:
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)

@@ -115,15 +115,15 @@ class ImageDomain(FlatDomain):
 
     def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
         """Grids: samples; samples that share their latents; half of the latents swapped between two sources."""
-        rows, classes = 6, max(1, self.classes)
-        everything = pipeline.generate(Request(count=rows * classes))
-        files = [save_png(grid(everything.state["x"], classes), out / "samples.png", GRID_SCALE)]
+        rows, columns = 4, self.classes or 10
+        everything = pipeline.generate(Request(count=rows * columns))
+        files = [save_png(grid(everything.state["x"], columns), out / "samples.png", GRID_SCALE)]
         if pipeline.space is None or everything.latents is None or self.config.latents.kind != "discrete":
             return files
-        shared = self._shared_latents(pipeline, rows, classes)
-        files.append(save_png(grid(shared, classes), out / "shared-latents.png", GRID_SCALE))
-        swapped = self._swapped_latents(pipeline, everything.latents.codes, rows)
-        files.append(save_png(grid(swapped, 4), out / "swapped-latents.png", GRID_SCALE))
+        shared = self._shared_latents(pipeline, rows, columns)
+        files.append(save_png(grid(shared, columns), out / "shared-latents.png", GRID_SCALE))
+        swapped = self._swapped_latents(pipeline, everything.latents.codes, columns)
+        files.append(save_png(grid(swapped, columns), out / "swapped-latents.png", GRID_SCALE))
         return files
 
     def _shared_latents(self, pipeline: Pipeline, rows: int, columns: int) -> torch.Tensor:
@@ -134,14 +134,9 @@ class ImageDomain(FlatDomain):
             pictures.append(one.state["x"])
         return torch.cat(pictures)
 
-    def _swapped_latents(self, pipeline: Pipeline, codes: torch.Tensor, rows: int) -> torch.Tensor:
-        """Rows of four: A, A with the second half of its codes from B, B with that of A, B; one class and one noise."""
+    def _swapped_latents(self, pipeline: Pipeline, codes: torch.Tensor, columns: int) -> torch.Tensor:
+        """Four rows, one class and noise per column: latents A; A with the second half of B; B with that of A; B."""
         half = codes.shape[1] // 2
-        pictures = []
-        for row in range(rows):
-            a, b = codes[row], codes[row + rows]
-            mixed = [a, torch.cat([a[:half], b[half:]]), torch.cat([b[:half], a[half:]]), b]
-            label = row % max(1, self.classes) if self.classes else None
-            request = [Request(count=1, first=row, label=label, codes=z) for z in mixed]
-            pictures += [pipeline.generate(r).state["x"] for r in request]
-        return torch.cat(pictures)
+        a, b = codes[:columns], codes[columns : 2 * columns]
+        rows = [a, torch.cat([a[:, :half], b[:, half:]], 1), torch.cat([b[:, :half], a[:, half:]], 1), b]
+        return torch.cat([pipeline.generate(Request(count=columns, codes=z)).state["x"] for z in rows])
