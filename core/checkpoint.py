@@ -63,11 +63,14 @@ def save_part(folder: Path, name: str, module: nn.Module) -> str:
     return sha256(path)
 
 
-def update_model(folder: Path, config: RunConfig, parts: Mapping[str, nn.Module], data_hash: str = "") -> Manifest:
-    """Write networks into a model folder and bring its manifest up to date; other parts stay as they are."""
+def update_model(folder: Path, manifest: Manifest, parts: Mapping[str, nn.Module]) -> Manifest:
+    """Write networks into a model folder and bring its manifest up to date; other parts stay as they are.
+
+    ``manifest`` says all but the weights and the commit, which are filled in; metrics of earlier weights go.
+    """
     known = dict(read_manifest(folder).weights) if (folder / MANIFEST).exists() else {}
     known |= {name: save_part(folder, name, module) for name, module in parts.items()}
-    manifest = Manifest(config, known, data_hash, git_commit())
+    manifest = replace(manifest, weights=known, git_commit=git_commit())
     write_text(folder / MANIFEST, manifest.to_json())
     return manifest
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from importlib.metadata import version as package_version
@@ -43,10 +44,11 @@ CITATION = """@inproceedings{xu2024disco,
 }"""
 
 
-def _show_version(value: bool) -> None:
+def _show_version(value: bool) -> bool:
     if value:
         typer.echo(f"disco-diff {package_version('disco-diff')}, torch {torch.__version__}")
         raise typer.Exit
+    return value
 
 
 @app.callback()
@@ -103,7 +105,7 @@ def sample(
     out: Out = Path("samples"),
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 16,
     seed: Annotated[int, typer.Option(help="Sample i of a seed is always the same.")] = 0,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
+    first: Annotated[int, typer.Option(min=0, max=2**62, help="Number of the first sample.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
@@ -123,9 +125,10 @@ def sample(
     _logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, overrides or ())
     weight = pipeline.config.sampling.guidance if guidance is None else guidance
+    chosen = sampler or pipeline.config.sampling.sampler
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
-        sampler=make_sampler(sampler, _pairs(option)) if sampler else None,
+        sampler=make_sampler(chosen, _pairs(option)) if sampler or option else None,
         guidance=Guidance(weight, class_guidance),
         codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
     )  # fmt: skip
@@ -245,7 +248,10 @@ def _pairs(items: list[str] | None) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals:
             raise RequestError(f"--option {item}: write it as NAME=VALUE")
-        pairs[key] = yaml.safe_load(text)
+        try:
+            pairs[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RequestError(f"--option {item}: the value is not valid YAML") from error
     return pairs
 
 
@@ -257,7 +263,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _command() -> str:
-    return " ".join(["disco", *sys.argv[1:]])
+    return shlex.join(["disco", *sys.argv[1:]])
 
 
 def _say(text: str) -> None:

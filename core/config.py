@@ -3,19 +3,40 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from core.errors import ConfigError
 from core.registry import get_domain
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys rejected, infinities and NaN rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def heads_divide(section: SectionType, width: int, heads: int) -> SectionType:
+    """The section itself, for validators. Raises ValueError where attention heads do not fit its width."""
+    if width % heads:
+        raise ValueError(f"a width of {width} cannot be split into {heads} heads: choose a multiple")
+    return section
 
 
 class LatentConfig(Section):
@@ -59,6 +80,12 @@ class NoiseConfig(Section):
     sigma_max: PositiveFloat = 80.0
     rho: PositiveFloat = 7.0
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "NoiseConfig":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
+        return self
+
 
 class PriorConfig(Section):
     """The second-stage Transformer (defaults: DisCo-Diff appendix D.1)."""
@@ -67,6 +94,10 @@ class PriorConfig(Section):
     depth: PositiveInt = 12
     heads: PositiveInt = 8
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "PriorConfig":
+        return heads_divide(self, self.width, self.heads)
 
 
 class SamplingConfig(Section):
@@ -100,7 +131,7 @@ class StageConfig(Section):
     batch: PositiveInt = 128
     accumulate: PositiveInt = 1
     lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=0, ge=0)
     decay: Literal["constant", "cosine"] = "constant"
@@ -136,9 +167,14 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
     domain = get_domain(str(raw["domain"]))
     schema = create_model("RunConfig", __base__=RunConfig, model=(domain.Config, ...))
     try:
-        return schema.model_validate({"model": {}, **raw})
+        config = schema.model_validate({"model": {}, **raw})
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(e, schema, where) for e in error.errors())) from error
+    stages = ["denoiser", "prior", *domain(config).stages()]
+    for name in config.train:
+        if name not in stages:
+            raise ConfigError(f"{where}: unknown key 'train.{name}'; {_did_you_mean(name, stages)}")
+    return config
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -200,12 +236,17 @@ def _explain(error: Mapping[str, Any], schema: type[BaseModel], where: str) -> s
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         siblings = _fields_at(schema, location[:-1])
-        close = difflib.get_close_matches(location[-1], siblings, 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(siblings)}"
-        return f"{where}: unknown key '{key}'; {hint}"
+        return f"{where}: unknown key '{key}'; {_did_you_mean(location[-1], siblings)}"
+    if error["type"] == "value_error":
+        return f"{where}: '{key}': {error['ctx']['error']}"
     if error["type"] == "missing":
         return f"{where}: '{key}' is required"
     return f"{where}: '{key}' = {error['input']!r} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
 
 
 def _fields_at(schema: Any, location: Sequence[str]) -> list[str]:

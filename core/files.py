@@ -13,6 +13,10 @@ _CAUSES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EFBIG: "the file would pass the size limit of this process: raise it (ulimit -f) and run again",
+    errno.EEXIST: "a file stands where a folder is needed: choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed: choose another folder",
     errno.EACCES: "permission denied: choose another folder or change its permissions",
 }
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from core.config import NoiseConfig, Section
+from core.config import NoiseConfig, RunConfig, Section
 from core.continuous import GaussianSpace
-from core.errors import RequestError
+from core.errors import ConfigError, RequestError
 from core.geometry import Euclidean
 from core.geometry.euclidean import Weighting
 from core.interfaces import Domain
@@ -43,13 +44,18 @@ class FlatConfig(Section):
     """What every flat domain's ``model`` section has. class_drop: share of samples trained without their class."""
 
     noise: NoiseConfig = NoiseConfig()
-    class_drop: float = 0.0
+    class_drop: float = Field(default=0.0, ge=0, lt=1)
 
 
 class FlatDomain(Domain):
     """A domain whose samples are tensors of fixed shapes. Subclasses give data, encoder, denoiser, evaluation."""
 
     classes: int = 0  # number of classes, 0 = unconditional
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        if config.model.class_drop and not self.classes:
+            raise ConfigError(f"model.class_drop needs classes, and this '{self.name}' model has none: set it to 0")
 
     @property
     @abstractmethod
@@ -126,7 +132,10 @@ class FlatDomain(Domain):
             if label is not None:
                 raise RequestError(f"this '{self.name}' model has no classes: leave --class away")
             return Batch(numbers)
-        classes = numbers % self.classes if label is None else torch.as_tensor(label).expand(len(numbers))
+        classes = numbers % self.classes if label is None else torch.as_tensor(label)
+        if classes.shape not in ((), (1,), numbers.shape):
+            raise RequestError(f"{len(numbers)} samples need one class or {len(numbers)}, not {tuple(classes.shape)}")
+        classes = classes.expand(len(numbers))
         if ((classes < 0) | (classes >= self.classes)).any():
             raise RequestError(f"class {label} does not exist: this model has classes 0 to {self.classes - 1}")
         return Batch(numbers, label=classes)

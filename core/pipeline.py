@@ -1,16 +1,16 @@
 """A trained model, ready to use: what the command line and notebooks call."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import find_model, load_part, read_manifest, update_model
+from core.checkpoint import MANIFEST, Manifest, find_model, load_part, read_manifest, update_model
 from core.config import RunConfig, apply_overrides, parse_config
-from core.errors import RequestError
+from core.errors import CheckpointError, RequestError
 from core.guidance import Guidance, ScoreField
 from core.interfaces import Denoiser, Domain, scalar_times
 from core.latents import LatentSpace, from_codes, keep_all
@@ -62,7 +62,15 @@ class Generated:
 class Pipeline:
     """Denoiser, encoder and prior of one model with its domain."""
 
-    def __init__(self, domain: Domain, networks: Mapping[str, nn.Module], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        networks: Mapping[str, nn.Module],
+        device: torch.device | str = "cpu",
+        manifest: Manifest | None = None,
+    ) -> None:
+        """manifest: what is known of trained weights; ``save_pretrained`` hands it on."""
+        self.manifest = manifest or Manifest(domain.config, {})
         self.domain, self.config, self.device = domain, domain.config, torch.device(device)
         self.geometry = domain.geometry()
         self.networks = {name: net.to(self.device).eval().requires_grad_(False) for name, net in networks.items()}
@@ -80,14 +88,16 @@ class Pipeline:
         manifest = read_manifest(model)
         raw = apply_overrides(manifest.config.model_dump(mode="json"), overrides)
         domain = get_domain(manifest.config.domain)(parse_config(raw, str(model)))
+        if "denoiser" not in manifest.weights:
+            raise CheckpointError(f"{model / MANIFEST}: damaged, it lists no denoiser; copy the model folder again")
         builders = network_builders(domain)
         names = [name for name in expected_parts(domain.config) if name in manifest.weights]
         networks = {name: load_part(model, name, builders[name](), manifest) for name in names}
-        return cls(domain, networks, resolve_device(device))
+        return cls(domain, networks, resolve_device(device), manifest)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder that ``from_pretrained`` reads."""
-        update_model(Path(folder), self.config, self.networks)
+        update_model(Path(folder), replace(self.manifest, config=self.config), self.networks)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -118,6 +128,8 @@ class Pipeline:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
         if guidance is None:
             guidance = Guidance(self.config.sampling.guidance)
+        if guidance.latents and latents is not None and self.config.latents.drop == 0:
+            raise RequestError("guidance on latents was asked for, and this model was trained without dropping latents")
         null_label = getattr(self.domain, "classes", 0) if getattr(self.config.model, "class_drop", 0.0) else None
         return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, null_label)
 
@@ -137,7 +149,10 @@ class Pipeline:
         """
         defaults = self.config.sampling
         batch = batch.to(self.device)
-        state, times, streams = self.start(batch, request.steps or defaults.steps, request.seed)
+        steps = defaults.steps if request.steps is None else request.steps
+        if steps < 1:
+            raise RequestError(f"cannot sample in {steps} steps: at least one is needed")
+        state, times, streams = self.start(batch, steps, request.seed)
         field = self.field(batch, latents, request.guidance)
         sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
         return sampler.run(field, state, times, streams, callback), field.nfe
@@ -152,8 +167,13 @@ class Pipeline:
         if request.codes is not None:
             codes = torch.as_tensor(request.codes, device=self.device)
             count, width = self.space.count, self.space.width
-            if codes.shape[-1] != count or codes.min() < 0 or codes.max() >= width:
-                raise RequestError(f"codes must be {count} numbers from 0 to {width - 1} per sample")
+            if not self.space.discrete:
+                raise RequestError("codes were given, and this model's latents are not discrete")
+            shapes = ((count,), (1, count), (batch.size, count))
+            if codes.shape not in shapes or codes.min() < 0 or codes.max() >= width:
+                raise RequestError(
+                    f"codes must be {count} numbers from 0 to {width - 1}, for all samples or for each of {batch.size}"
+                )
             return from_codes(codes.expand(batch.size, count), width)
         if request.share_latents:
             first = self._from_prior(request, batch.select(slice(0, 1)))

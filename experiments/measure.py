@@ -56,7 +56,7 @@ def measure_digits(pipeline: Pipeline, samples: int) -> dict[str, Any]:
     numbers: dict[str, float] = {}
     for sampler, steps in DIGIT_RUNS.values():
         result = pipeline.generate(Request(count=samples, steps=steps, sampler=make_sampler(sampler)))
-        figures = evaluate_images("digits", result.state["x"], result.batch.label)  # type: ignore[arg-type]
+        figures = evaluate_images("digits", result.state["x"], result.batch.label)
         numbers |= {f"{name}@{result.nfe}": value for name, value in figures.items()}
     held_out = pipeline.domain.dataset("val")
     batch = held_out.load(range(len(held_out)), range(len(held_out)))

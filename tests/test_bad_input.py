@@ -66,7 +66,7 @@ USE: dict[str, tuple[str, str]] = {
     "option that is no YAML": ("sample {model} -o {out} --sampler churn --option s_churn=[", "s_churn"),
     "option outside its range": ("sample {model} -o {out} --sampler heun --option alpha=0", "alpha"),
     "option that is not a number": ("sample {model} -o {out} --sampler churn --option s_churn=.nan", "s_churn"),
-    "option without sampler": ("sample {model} -o {out} --option s_churn=3", "--sampler"),
+    "option of another sampler": ("sample {model} -o {out} --option s_churn=3", "heun|s_churn"),
     "solver that is none": ("sample {model} -o {out} --sampler churn --option solver=[1]", "solver"),
     "solver without steps": ("sample {model} -o {out} --sampler churn --option solver=mixed", "solver"),
     "guidance, plain model": ("sample {plain} -o {out} --guidance 1", "no latents|--guidance"),

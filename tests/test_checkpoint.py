@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.checkpoint import add_metrics, find_model, load_part, read_manifest, save_part, update_model
+from core.checkpoint import Manifest, add_metrics, find_model, load_part, read_manifest, save_part, update_model
 from core.errors import CheckpointError, DiscoError
 from core.files import sha256
 from core.pipeline import Pipeline
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 def model_folder(path: Path, **parts: nn.Module) -> Path:
-    update_model(path, tiny_config("toy"), parts or {"denoiser": Net()}, "data-hash")
+    update_model(path, Manifest(tiny_config("toy"), {}, "data-hash"), parts or {"denoiser": Net()})
     return path
 
 
@@ -177,7 +177,7 @@ def test_a_later_stage_leaves_the_other_parts_alone(tmp_path: Path) -> None:
     model_folder(tmp_path, denoiser=Net(), encoder=Net())
     before = (tmp_path / "encoder.safetensors").read_bytes()
     first = dict(read_manifest(tmp_path).weights)
-    manifest = update_model(tmp_path, tiny_config("toy"), {"prior": Net()}, "data-hash")
+    manifest = update_model(tmp_path, Manifest(tiny_config("toy"), {}, "data-hash"), {"prior": Net()})
     assert set(manifest.weights) == {"denoiser", "encoder", "prior"}
     assert {name: manifest.weights[name] for name in first} == first
     assert (tmp_path / "encoder.safetensors").read_bytes() == before
@@ -187,7 +187,7 @@ def test_a_later_stage_leaves_the_other_parts_alone(tmp_path: Path) -> None:
 def test_a_part_that_is_written_again_gets_its_new_checksum(tmp_path: Path) -> None:
     model_folder(tmp_path)
     net = Net()
-    update_model(tmp_path, tiny_config("toy"), {"denoiser": net})
+    update_model(tmp_path, Manifest(tiny_config("toy"), {}), {"denoiser": net})
     loaded = load(tmp_path)
     assert torch.equal(loaded.get_parameter("layer.weight"), net.layer.weight)
 

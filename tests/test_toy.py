@@ -191,7 +191,7 @@ def test_points_of_one_mode_only_are_measured_as_such() -> None:
 
 
 def test_fewer_points_than_modes_cannot_be_measured() -> None:
-    with pytest.raises(ValueError, match="at least 8"):
+    with pytest.raises(RequestError, match="at least 8"):
         evaluate_points(MIXTURE, torch.zeros(7, 2))
 
 

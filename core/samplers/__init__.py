@@ -1,6 +1,7 @@
 """Samplers by name. All run on any geometry, except where a sampler says that it needs a flat one."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,17 +44,26 @@ def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler
 
 def _option(where: str, kind: Any, value: Any) -> Any:
     """A checked option: a number, a mapping from field to number where that is allowed, or a sampler by its name."""
+    if kind is not float and kind in NUMERIC and isinstance(value, Mapping):
+        return {field: _number(where, number) for field, number in value.items()}
     if kind in NUMERIC:
-        numbers = value.values() if kind is not float and isinstance(value, Mapping) else [value]
-        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise ConfigError(f"{where} must be a number, not {value!r}")
-        return value
+        return _number(where, value)
     if not isinstance(value, str):
         raise ConfigError(f"{where} must be the name of a sampler, not {value!r}")
     sampler = make_sampler(value)
     if not isinstance(sampler, kind):
         raise ConfigError(f"{where} must be a sampler that takes single steps, such as heun, and {value} does not")
     return sampler
+
+
+def _number(where: str, value: Any) -> float:
+    try:
+        number = float(value)  # also "1e3", which YAML takes for text
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where} must be a number, not {value!r}") from error
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ConfigError(f"{where} must be a number, not {value!r}")
+    return number
 
 
 __all__ = [

@@ -64,6 +64,7 @@ def level_at(geometry: Geometry[Any], t: Tensor) -> float:
 
 
 def scaled(tangent: Tangent, factor: Tensor | float) -> Tangent:
+    """factor x tangent, per field."""
     return {name: factor * value for name, value in tangent.items()}
 
 

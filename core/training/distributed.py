@@ -60,8 +60,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise RequestError(f"unknown device '{name}': use auto, cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"device '{name}' was asked for, and this PyTorch sees no CUDA device: use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"device '{name}' is not supported: use auto, cpu or cuda:0")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise RequestError(f"device '{name}' is not there, this PyTorch sees {seen} CUDA devices: use --device cpu")
     return device
 
 

@@ -1,5 +1,6 @@
 """What training says: one JSONL row per logged step, TensorBoard where installed, progress on stderr."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from core.files import write_text
+from core.files import storage_errors, write_text
 
 logger = logging.getLogger("disco")
 
@@ -23,27 +24,31 @@ class JsonlLog:
         self.path = path
         rows = [row for row in read_jsonl(path) if row["step"] <= resume_step] if path.exists() else []
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file = path.open("a", encoding="utf-8")
+        with storage_errors(path):
+            self._file = path.open("a", encoding="utf-8")
         self._board = _summary_writer(path.parent / "tensorboard" / path.stem)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with storage_errors(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._board is not None:
             for key, value in row.items():
                 if key != "step":
                     self._board.add_scalar(key, value, row["step"])
 
     def close(self) -> None:
-        self._file.close()
+        # Every row was flushed when it was written; what is left is a row that failed, and was reported, then.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a JSONL file; a last line that a crash cut short is left out."""
+    """All whole rows of a JSONL file; what follows a damaged line (a crash cut it short) is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from core.config import StageConfig
 from core.data import EpochOrder
 from core.errors import ConfigError, DataError, TrainingError
-from core.files import storage_errors
 from core.interfaces import Dataset
 from core.rng import SampleStreams, derive_key
 from core.training.distributed import World
@@ -118,8 +117,7 @@ class Trainer:
                         row = self._log_row(values, norm, time.perf_counter() - since)
                         since = time.perf_counter()
                         if log is not None and bar is not None:
-                            with storage_errors(log.path):
-                                log.write(row)
+                            log.write(row)
                             bar.update(self.step, f"loss {row['loss']:.4f}")
                     stopped = self.world.any(self._signal is not None)
                     if self.step % self.config.checkpoint_every == 0 or self.finished or stopped:
@@ -172,8 +170,8 @@ class Trainer:
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"stage '{self.job.stage.name}': the loss is {float(loss)} at step {self.step}; the last saved state "
-                f"in {self.states} is untouched. Lower train.{self.job.stage.name}.lr, set "
-                f"train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
+                f"in {self.states} is untouched. Train in another folder with a lower "
+                f"train.{self.job.stage.name}.lr or train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
             )
 
     def _log_row(self, values: dict[str, Tensor], norm: float, seconds: float) -> dict[str, Any]:
@@ -189,7 +187,15 @@ class Trainer:
         if not self.config.workers:
             return (data[n] for n in numbers)
         pin = self.world.device.type == "cuda"
-        return iter(DataLoader(data, batch_size=None, sampler=numbers, num_workers=self.config.workers, pin_memory=pin))  # type: ignore[arg-type]
+        loader: DataLoader[Any] = DataLoader(
+            data,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.config.workers,
+            pin_memory=pin,
+            worker_init_fn=_ignore_signals,
+        )
+        return iter(loader)
 
     def _amp_dtype(self) -> torch.dtype | None:
         if self.config.precision == "fp32":
@@ -213,8 +219,7 @@ class Trainer:
         if not self.world.is_main:
             return None, None
         name, path = self.stage.name, self.job.folder / f"log-{self.stage.name}.jsonl"
-        with storage_errors(path):
-            log = JsonlLog(path, self.step)
+        log = JsonlLog(path, self.step)
         return log, ProgressBar(f"training {name}", self.config.steps, self.step, self.job.quiet)
 
     @contextlib.contextmanager
@@ -251,6 +256,12 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group must not take the loaders away while the trainer saves its state."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def learning_rate(config: StageConfig, step: int) -> float:

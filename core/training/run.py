@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from core.checkpoint import MANIFEST, load_part, read_manifest, update_model
-from core.config import RunConfig, dump_config, parse_config
+from core.checkpoint import MANIFEST, Manifest, load_part, read_manifest, update_model
+from core.config import RunConfig, dump_config, load_config
 from core.errors import ConfigError
 from core.files import write_text
 from core.interfaces import Domain
@@ -67,7 +66,7 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
     trainer.run()
     if world.is_main:
-        update_model(model, config, _averaged_parts(trainer.ema), dataset.content_hash)
+        update_model(model, Manifest(config, {}, dataset.content_hash), _averaged_parts(trainer.ema))
     world.barrier()
 
 
@@ -103,7 +102,7 @@ def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
             if entry.name in (CONFIG, "state", "model", "tensorboard") or entry.name.startswith("log-"):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if path.exists():
-        earlier = parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        earlier = load_config(path)
         differing = _differences(earlier.model_dump(mode="json"), config.model_dump(mode="json"))
         blocking = [key for key in differing if key.rsplit(".", 1)[-1] not in RESUMABLE]
         if blocking:
@@ -111,6 +110,8 @@ def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
                 f"{folder} holds a run with another configuration (it differs in {', '.join(blocking[:3])}): "
                 "choose another folder with -o, or start over with --overwrite"
             )
+    for left_over in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
     write_text(path, dump_config(config))
 
 

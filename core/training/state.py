@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
     paths = sorted(folder.glob("state-*.pt"), reverse=True)
     for path in paths:
         try:
+            with zipfile.ZipFile(path) as archive:
+                # torch.load does not look at the archive's checksums.
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum is wrong")
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError):
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, zipfile.BadZipFile):
             logger.warning("%s: damaged; trying the state before it", path)
             continue
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:

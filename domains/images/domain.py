@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from core.config import Section
+from core.config import Section, heads_divide
 from core.data import TensorDataset
 from core.flat import FlatConfig, FlatDomain
 from core.interfaces import Denoiser, DiscreteEncoder
@@ -16,7 +16,7 @@ from core.precondition import PreconditionedDenoiser
 from core.spaces import latent_space
 from core.transformer import LatentEmbedding
 from core.types import Batch, FlatState
-from domains.images.data import load_images
+from domains.images.data import DATA_FACTS, load_images
 from domains.images.encoder import ViTEncoder
 from domains.images.metrics import evaluate_images
 from domains.images.unet import UNet, UNetShape
@@ -45,6 +45,10 @@ class LatentTokensConfig(Section):
     heads: PositiveInt = 6
     zero_init: bool = True
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "LatentTokensConfig":
+        return heads_divide(self, self.width, self.heads)
+
 
 class ViTConfig(Section):
     """The encoder: a timm ViT by name, and the sizes to override."""
@@ -54,6 +58,10 @@ class ViTConfig(Section):
     embed_dim: PositiveInt = 64
     depth: PositiveInt = 3
     num_heads: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ViTConfig":
+        return heads_divide(self, self.embed_dim, self.num_heads)
 
 
 class ImageConfig(FlatConfig):
@@ -66,6 +74,15 @@ class ImageConfig(FlatConfig):
     unet: UNetConfig = UNetConfig()
     latent_tokens: LatentTokensConfig = LatentTokensConfig()
     vit: ViTConfig = ViTConfig()
+
+    @model_validator(mode="after")
+    def _fits_the_data(self) -> "ImageConfig":
+        facts = DATA_FACTS[self.data]
+        if (self.resolution, self.image_channels) != (facts.resolution, facts.channels):
+            raise ValueError(f"{self.data} needs resolution {facts.resolution} and image_channels {facts.channels}")
+        if self.classes not in (0, facts.classes):
+            raise ValueError(f"{self.data} has {facts.classes} classes: set classes to that, or to 0 to do without")
+        return self
 
 
 class ImageDomain(FlatDomain):
@@ -104,8 +121,6 @@ class ImageDomain(FlatDomain):
         return PreconditionedDenoiser(UNet(shape, tokens, model.latent_tokens.zero_init), self.precondition())
 
     def evaluate(self, samples: FlatState, batch: Batch) -> dict[str, float]:
-        if batch.label is None:
-            raise ValueError("digits are judged by their class, and the batch has none")
         return evaluate_images(self.model.data, samples["x"].float(), batch.label)
 
     def write(self, samples: FlatState, batch: Batch, out: Path) -> list[Path]:

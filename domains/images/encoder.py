@@ -3,6 +3,7 @@
 from typing import Any
 
 from core.config import LatentConfig
+from core.errors import ConfigError
 from core.heads import LatentHead
 from core.interfaces import DiscreteEncoder
 from core.types import Batch, LatentLogits
@@ -18,7 +19,10 @@ class ViTEncoder(DiscreteEncoder):
 
     def __init__(self, name: str, resolution: int, channels: int, latents: LatentConfig, **sizes: Any) -> None:
         super().__init__()
-        self.vit = import_timm().create_model(
+        timm = import_timm()
+        if not timm.is_model(name):
+            raise ConfigError(f"model.vit.name: timm has no model '{name}'; vit_tiny_patch16_224 is one")
+        self.vit = timm.create_model(
             name, pretrained=False, img_size=resolution, in_chans=channels, num_classes=0, global_pool="",
             class_token=False, reg_tokens=latents.count, **sizes,
         )  # fmt: skip

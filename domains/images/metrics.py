@@ -43,12 +43,15 @@ def class_accuracy(name: str, images: Float[Tensor, "n c h w"], labels: Int[Tens
     return float((torch.as_tensor(predicted) == labels.cpu()).float().mean())
 
 
-def evaluate_images(name: str, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """class_accuracy; fd_hidden and fd_pixels: Frechet distance to all real images in two feature spaces."""
+def evaluate_images(
+    name: str, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"] | None = None
+) -> dict[str, float]:
+    """fd_hidden and fd_pixels: Frechet distance to all real images in two spaces; class_accuracy with labels."""
     real = _judges(name)[0].fields["x"]
     images = images.clamp(-1, 1)
+    accuracy = {} if labels is None else {"class_accuracy": class_accuracy(name, images, labels)}
     return {
-        "class_accuracy": class_accuracy(name, images, labels),
+        **accuracy,
         "fd_hidden": frechet_distance(hidden_features(name, images), hidden_features(name, real)),
         "fd_pixels": frechet_distance(images.flatten(1), real.flatten(1)),
     }

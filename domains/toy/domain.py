@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
+from core.config import LatentConfig
 from core.data import TensorDataset
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.files import write_atomically
 from core.flat import FlatConfig, FlatDomain
 from core.interfaces import Denoiser, DiscreteEncoder
@@ -57,11 +58,17 @@ class ToyDomain(FlatDomain):
         return TensorDataset({"x": points.float()})
 
     def encoder(self) -> DiscreteEncoder:
-        return ToyEncoder(self.config.latents, self.model.encoder_width, self.mixture.std)
+        return ToyEncoder(self._one_latent(), self.model.encoder_width, self.mixture.std)
 
     def denoiser(self) -> Denoiser:
-        codes = latent_space(self.config.latents).width if self.config.latents.kind != "none" else 0
+        codes = latent_space(self._one_latent()).width if self.config.latents.kind != "none" else 0
         return ToyDenoiser(self.model.width, self.model.spread, self.mixture.std, codes)
+
+    def _one_latent(self) -> LatentConfig:
+        if self.config.latents.count != 1:
+            count = self.config.latents.count
+            raise ConfigError(f"the toy's networks take one latent: set latents.count=1, not {count}")
+        return self.config.latents
 
     def evaluate(self, samples: FlatState, batch: Batch) -> dict[str, float]:
         return evaluate_points(self.mixture, samples["x"])

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.errors import RequestError
 from core.metrics import wasserstein2
 from core.rng import SampleStreams
 from domains.toy.mixture import Mixture
@@ -27,7 +28,7 @@ def evaluate_points(mixture: Mixture, points: Float[Tensor, "n 2"]) -> dict[str,
     modes = len(mixture.means)
     points = points[: len(points) // modes * modes].double().cpu()
     if len(points) == 0:
-        raise ValueError(f"the toy needs at least {modes} samples to be measured")
+        raise RequestError(f"the toy needs at least {modes} samples to be measured: ask for more with -n")
     nearest = mixture.nearest(points)
     share = torch.bincount(nearest, minlength=modes).double() / len(points)
     return {
