@@ -147,10 +147,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Also write the figures into the model's manifest.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Measure generated samples against real data: latents from the prior, from real samples, and dropped."""
+    from core.checkpoint import add_metrics, find_model
     from core.pipeline import Pipeline, Request
     from core.reports import evaluate_model
 
@@ -163,6 +165,8 @@ def evaluate(
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
     Console().print(table)
+    if record:
+        add_metrics(find_model(model), rows["sampled"])
     _say(f"written to {out / 'evaluation.json'}")
 
 

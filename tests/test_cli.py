@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from core import __version__
+from core.checkpoint import read_manifest
 from core.cli import app, main
 from core.config import load_config
 from core.errors import CheckpointError
@@ -176,6 +178,14 @@ def test_evaluate_prints_a_table_and_writes_json(trained: Trained, tmp_path: Pat
         assert set(row) == {"w2", "mode_imbalance", "spread", "nfe"}
         assert name in output
     assert f"{rows['sampled']['w2']:.4g}" in output
+
+
+def test_evaluate_records_figures_in_the_manifest_when_asked(trained: Trained, tmp_path: Path) -> None:
+    model = shutil.copytree(trained("toy-plain") / "model", tmp_path / "model")
+    invoke("evaluate", model, "-n", "16", "--steps", "3", "-o", tmp_path, "-q")
+    assert not read_manifest(model).metrics
+    invoke("evaluate", model, "-n", "16", "--steps", "3", "-o", tmp_path, "--record", "-q")
+    assert set(read_manifest(model).metrics or {}) == {"w2", "mode_imbalance", "spread", "nfe"}
 
 
 def test_diagnose_writes_pictures_and_numbers(trained: Trained, tmp_path: Path) -> None:
