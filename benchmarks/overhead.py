@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.config import RunConfig, load_config
+from core.config import RunConfig
+from core.config_file import load_config
 from core.pipeline import Pipeline, Request
 from core.registry import get_domain
 from core.training.distributed import World

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import core
-from core.config import RunConfig, parse_config
+from core.config import RunConfig
+from core.config_file import parse_config
 from core.errors import CheckpointError
 from core.files import sha256, write_atomically, write_text
 

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from core.config import dump_config, load_config
+from core.config_file import dump_config, load_config
 from core.errors import DiscoError, RequestError
 from core.guidance import Guidance
 from core.registry import domain_names, get_domain

@@ -198,10 +198,3 @@ def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> di
         state, _ = pipeline.solve(batch, chosen, request)
         results[name] = pipeline.domain.evaluate(state, batch)
     return results
-
-
-__all__ = [
-    "Curve", "SwitchResult", "along_trajectory", "curvature", "curvature_curve", "field_function", "flatten",
-    "jacobian_curve", "jacobian_norm", "latent_switching", "loss_by_level", "oracle_and_sampled",
-    "record_states",
-]  # fmt: skip

@@ -3,19 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from core.config import RunConfig
 from core.rng import SampleStreams
 from core.types import Batch, Corrupted, LatentLogits, Latents, State, Tangent
-
-if TYPE_CHECKING:
-    from core.config import RunConfig
-    from core.training.stage import Stage
 
 
 class Geometry(ABC, Generic[State]):
@@ -104,6 +101,19 @@ class PriorNet(nn.Module, ABC):
         """Logits of slots 0..J, given codes [B, J] with J < M; of all M slots given [B, M]."""
 
 
+class Stage(nn.Module, ABC):
+    """forward(batch, streams) -> {"loss": [B], further named [B] values for the log}."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """What this stage trains, by the name it gets in the model folder."""
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """Samples that can be loaded by number. ``content_hash`` names the data in the manifest of a model."""
@@ -121,7 +131,7 @@ class Domain(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
 
-    def __init__(self, config: "RunConfig") -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
 
     @abstractmethod
@@ -169,7 +179,7 @@ class Domain(ABC):
         """Pictures worth looking at for this domain (``disco diagnose`` draws them); none by default."""
         return []
 
-    def stages(self) -> "dict[str, Callable[[nn.ModuleDict], Stage]]":
+    def stages(self) -> dict[str, Callable[[nn.ModuleDict], Stage]]:
         """Further training stages by name (docking: confidence); none by default."""
         return {}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoint import MANIFEST, Manifest, find_model, load_part, read_manifest, update_model
-from core.config import RunConfig, apply_overrides, parse_config
+from core.config_file import apply_overrides, parse_config
 from core.errors import CheckpointError, RequestError
 from core.guidance import Guidance, ScoreField
 from core.interfaces import Denoiser, Domain, scalar_times
@@ -198,6 +198,3 @@ class Pipeline:
         batch = batch.to(self.device)
         streams = SampleStreams(seed, batch.ids, "oracle", self.device)
         return keep_all(self.space.extract(self.networks["encoder"](batch), streams))
-
-
-__all__ = ["Generated", "Pipeline", "Request", "RunConfig"]

@@ -70,7 +70,7 @@ def measure_digits(pipeline: Pipeline, samples: int) -> dict[str, Any]:
 
 def toy_references(samples: int, draws: int = 5) -> dict[str, dict[str, list[float]]]:
     """What true points and exact scores reach: the floors of the toy's numbers."""
-    from core.config import load_config
+    from core.config_file import load_config
     from core.registry import get_domain
 
     config = load_config(Path(__file__).parent / "toy" / "plain.yaml")

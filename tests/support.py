@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from core.config import RunConfig, apply_overrides, parse_config
+from core.config import RunConfig
+from core.config_file import apply_overrides, parse_config
 from core.geometry import Euclidean
 from core.guidance import ScoreField
 from core.rng import SampleStreams

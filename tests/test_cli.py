@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from core import __version__
 from core.checkpoint import read_manifest
 from core.cli import app, main
-from core.config import load_config
+from core.config_file import load_config
 from core.errors import CheckpointError
 from core.registry import domain_names
 from core.training.logs import read_jsonl

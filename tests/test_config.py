@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from core.config import RunConfig, StageConfig, apply_overrides, dump_config, load_config, parse_config
+from core.config import RunConfig, StageConfig
+from core.config_file import apply_overrides, dump_config, load_config, parse_config
 from core.errors import ConfigError
 from core.registry import get_domain
 from core.training.run import network_builders

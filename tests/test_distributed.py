@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config import load_config
+from core.config_file import load_config
 from core.training.distributed import World, resolve_device
 from core.training.logs import read_jsonl
 from core.training.run import train

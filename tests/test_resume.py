@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from core.checkpoint import read_manifest
-from core.config import load_config
+from core.config_file import load_config
 from core.errors import CheckpointError
 from core.training.logs import read_jsonl
 from core.training.run import train

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from core.checkpoint import MANIFEST, Manifest, load_part, read_manifest, update_model
-from core.config import RunConfig, dump_config, load_config
+from core.config import RunConfig
+from core.config_file import dump_config, load_config
 from core.errors import ConfigError
 from core.files import write_text
 from core.interfaces import Domain

@@ -1,30 +1,16 @@
 """Training stages: modules whose forward is a loss over a batch. One loop trains them all."""
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from core.config import RunConfig
-from core.interfaces import Denoiser, DiscreteEncoder, Domain
+from core.interfaces import DiscreteEncoder, Domain, Stage
 from core.latents import drop_latents
 from core.losses import denoising_loss
 from core.rng import SampleStreams
 from core.spaces import latent_space
-
-
-class Stage(nn.Module, ABC):
-    """forward(batch, streams) -> {"loss": [B], further named [B] values for the log}."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]: ...
-
-    @abstractmethod
-    def parts(self) -> dict[str, nn.Module]:
-        """What this stage trains, by the name it gets in the model folder."""
 
 
 class DenoiserStage(Stage):
@@ -108,6 +94,3 @@ def build_stage(name: str, domain: Domain, trained: dict[str, nn.Module]) -> Sta
 def expected_parts(config: RunConfig) -> list[str]:
     """Names of the networks in a finished model folder (domain stages may add more)."""
     return ["denoiser"] if config.latents.kind == "none" else ["denoiser", "encoder", "prior"]
-
-
-__all__ = ["Denoiser", "DenoiserStage", "PriorStage", "Stage", "build_stage", "expected_parts", "stage_names"]
