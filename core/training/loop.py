@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader
 from core.config import StageConfig
 from core.data import EpochOrder
 from core.errors import ConfigError, DataError, TrainingError
-from core.interfaces import Dataset
+from core.interfaces import Dataset, Stage
 from core.rng import SampleStreams, derive_key
 from core.training.distributed import World
 from core.training.ema import EMA
 from core.training.logs import JsonlLog, ProgressBar
-from core.training.stage import Stage
 from core.training.state import load_newest, save_state
 
 logger = logging.getLogger("disco")
