@@ -41,6 +41,7 @@ def run_model(pipeline: Pipeline, count: int = SAMPLES, seed: int = 0) -> ToyRun
 
 def run_exact(pipeline: Pipeline, conditional: bool, count: int = SAMPLES, seed: int = 0) -> ToyRun:
     """The same with the closed-form score: of the whole mixture, or of one component per sample."""
+    pipeline = Pipeline(pipeline.domain, {})  # closed forms need no network and no GPU
     batch = pipeline.domain.request(range(count))
     mixture: Mixture = pipeline.domain.mixture  # type: ignore[attr-defined]
     mode = torch.arange(count) % len(mixture.means)
