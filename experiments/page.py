@@ -26,7 +26,8 @@ figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-top:
 .row > figure { flex: 1 1 17rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .55rem; font-size: .92rem; text-align: right; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--line); }
 th { background: var(--tint); font-weight: 600; white-space: normal; vertical-align: bottom; }
 th.group { text-align: center; }
 th:first-child, td:first-child { text-align: left; padding-left: .5rem; }

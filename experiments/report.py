@@ -47,7 +47,7 @@ def levels_below(record: Mapping[str, Any], measure: str) -> tuple[int, int]:
 
 def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> list[str]:
     """Figures 3 and 4 of the paper, and Wasserstein-2."""
-    pipelines = {NAMES[kind]: Pipeline.from_pretrained(folders[f"toy-{kind}"]) for kind in ("plain", "disco")}
+    pipelines = {NAMES[kind]: Pipeline.from_pretrained(folders[f"toy-{kind}"]) for kind in ("disco", "plain")}
     runs = runs_with_references(pipelines)
     samples = draw_samples({name: runs[name] for name in pipelines}, out / "figures" / "toy-samples.png")
     curves = draw_trajectory_curves(trajectory_curves(runs), out / "figures" / "toy-curves.png")
@@ -78,8 +78,8 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
         table(columns, rows, list(rows)[2:]),
         paragraph(
             "W2 is the exact Wasserstein-2 distance to as many true points, equally many per mode. Independent samples "
-            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows: true "
-            "points score no better. The first column takes the luck out, with quasi-random noise and codes."
+            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows: compare "
+            "the true points. The first column takes the luck out, with quasi-random noise and codes."
         ),
         picture(curves, "Curvature of the trajectories and Frobenius norm of the Jacobians against noise level (the "
                 "paper's figure 4), with the exact scores of the mixture and of a single mode, dashed."),
@@ -108,12 +108,12 @@ def digits_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: 
     disco, plain = (read_curves(record["models"][f"digits-{kind}"][0]) for kind in ("disco", "plain"))
     loss: dict[str, Curve] = {
         "DisCo-Diff, latents of the encoder": disco["with latents"],
-        "DisCo-Diff, latents dropped": disco["without latents"],
         "plain diffusion": plain["without latents"],
+        "DisCo-Diff, latents dropped": disco["without latents"],
     }
     losses = plot_curves(loss, "squared error of D per pixel", figures / "digits-loss.png", log="xy")
     quality = plot_curves(
-        _quality_curves(record), "Fréchet distance", figures / "digits-quality.png", log="xy", xlabel="NFE"
+        _quality_curves(record), "Fréchet distance, pixels", figures / "digits-quality.png", "", "network evaluations"
     )
     return [
         heading("Real digits", "digits"),

@@ -99,7 +99,7 @@ def draw_figures(pipelines: Mapping[str, Pipeline], out: Path) -> list[Path]:
 
 def draw_samples(runs: Mapping[str, ToyRun], path: Path) -> Path:
     """Figure 3: generated points and, below, their trajectories; one column per run."""
-    figure, axes = new_figure(columns=len(runs), rows=2, size=(4.2, 4.0))
+    figure, axes = new_figure(columns=len(runs), rows=2, size=(4.2, 4.3))
     for column, (name, run) in enumerate(runs.items()):
         end = run.states[-1].state["x"]
         scatter(axes[column], end, run.colour, f"{name}: samples")
