@@ -78,8 +78,8 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
         table(columns, rows, list(rows)[2:]),
         paragraph(
             "W2 is the exact Wasserstein-2 distance to as many true points, equally many per mode. Independent samples "
-            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows: compare "
-            "the true points. The first column takes the luck out, with quasi-random noise and codes."
+            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows, for "
+            "the true points too. The first column takes the luck out, with quasi-random noise and codes."
         ),
         picture(curves, "Curvature of the trajectories and Frobenius norm of the Jacobians against noise level (the "
                 "paper's figure 4), with the exact scores of the mixture and of a single mode, dashed."),
