@@ -121,7 +121,10 @@ def load_part(folder: Path, name: str, module: nn.Module, manifest: Manifest) ->
     if not path.is_file():
         raise CheckpointError(f"{path}: missing, though the manifest lists it; copy the model folder again")
     if sha256(path) != manifest.weights[name]:
-        raise CheckpointError(f"{path}: damaged (its checksum is not the manifest's); copy the model folder again")
+        raise CheckpointError(
+            f"{path}: damaged (its checksum is not the manifest's); copy the model folder again, or, "
+            "where training was killed, run the same training command again"
+        )
     try:
         weights: dict[str, Tensor] = load_file(path)
         module.load_state_dict(weights)

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from core.config_file import dump_config, load_config
 from core.errors import DiscoError, RequestError
-from core.guidance import Guidance
 from core.registry import domain_names, get_domain
 
 app = typer.Typer(
@@ -74,7 +73,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/NAME OF CONFIG].")] = None,
     stage: Annotated[str, typer.Option(help="denoiser, prior, a stage of the domain, or all.")] = "all",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Build everything, print the plan, train nothing.")
+        bool, typer.Option("--dry-run", help="Build the networks, print the plan, train nothing.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Start over in a folder that holds a run.")] = False,
     device: Device = "auto",
@@ -110,9 +109,11 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
-    class_guidance: Annotated[float, typer.Option(help="Extra strength of the class; 0 = none.")] = 0.0,
+    class_guidance: Annotated[float | None, typer.Option(help="Extra strength of the class; 0 = none.")] = None,
     label: Annotated[int | None, typer.Option("--class", help="Class number [default: all in turn].")] = None,
-    codes: Annotated[str | None, typer.Option(help="Latents to use, e.g. 3,1,7 [default: from the prior].")] = None,
+    codes: Annotated[
+        str | None, typer.Option(help="Latents to use, e.g. 3,-1,7 (-1: from the prior) [default: all from it].")
+    ] = None,
     share_latents: Annotated[bool, typer.Option(help="All samples get the latents of the first.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per network call; changes nothing else.")] = 512,
     device: Device = "auto",
@@ -123,13 +124,11 @@ def sample(
     from core.samplers import make_sampler
 
     _logging(quiet)
-    pipeline = Pipeline.from_pretrained(model, device, overrides or ())
-    weight = pipeline.config.sampling.guidance if guidance is None else guidance
+    pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
     chosen = sampler or pipeline.config.sampling.sampler
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
         sampler=make_sampler(chosen, _pairs(option)) if sampler or option else None,
-        guidance=Guidance(weight, class_guidance),
         codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
     )  # fmt: skip
     result = pipeline.generate(request)
@@ -157,16 +156,15 @@ def evaluate(
     from core.reports import evaluate_model
 
     _logging(quiet)
-    pipeline = Pipeline.from_pretrained(model, device, overrides or ())
-    chosen = None if guidance is None else Guidance(guidance)
-    rows = evaluate_model(pipeline, Request(count=count, seed=seed, steps=steps, guidance=chosen), out)
+    pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance)])
+    rows = evaluate_model(pipeline, Request(count=count, seed=seed, steps=steps), out)
     columns = list(next(iter(rows.values())))
     table = Table("latents", *columns, title=str(model))
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
     Console().print(table)
     if record:
-        add_metrics(find_model(model), rows["sampled"])
+        add_metrics(find_model(model), rows["generated"])
     _say(f"written to {out / 'evaluation.json'}")
 
 
@@ -214,16 +212,14 @@ def cite() -> None:
 
 def _print_plan(settings: Any, folder: Path) -> None:
     """What a training run would do: the resolved configuration, and the size of every network."""
-    from core.training.run import network_builders
-    from core.training.stage import expected_parts, stage_names
+    from core.training.stage import stage_names
 
     domain = get_domain(settings.domain)(settings)
-    builders = network_builders(domain)
     typer.echo(dump_config(settings), nl=False)
     typer.echo(f"# folder: {folder}\n# stages: {', '.join(stage_names(domain))}")
     typer.echo(f"# training samples: {len(domain.dataset('train'))}")
-    for name in expected_parts(settings):
-        typer.echo(f"# {name}: {sum(p.numel() for p in builders[name]().parameters()):,} parameters")
+    for name, build in domain.parts().items():
+        typer.echo(f"# {name}: {sum(p.numel() for p in build().parameters()):,} parameters")
 
 
 def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
@@ -236,9 +232,10 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
         "ids": result.batch.ids.tolist(),
         "labels": None if result.batch.label is None else result.batch.label.tolist(),
         "codes": result.latents.codes.tolist() if discrete else None,
-        "steps": request.steps or pipeline.config.sampling.steps,
+        "steps": pipeline.steps_of(request),
         "sampler": repr(request.sampler or pipeline.config.sampling.sampler),
-        "guidance": repr(request.guidance),
+        "guidance": pipeline.config.sampling.guidance,
+        "class_guidance": pipeline.config.sampling.class_guidance,
         "nfe": result.nfe,
     }
     write_text(out / "config.yaml", dump_config(pipeline.config))
@@ -259,6 +256,12 @@ def _pairs(items: list[str] | None) -> dict[str, Any]:
     return pairs
 
 
+def _guidance(latents: float | None, classes: float | None = None) -> list[str]:
+    """The options as settings of the model."""
+    given = {"guidance": latents, "class_guidance": classes}
+    return [f"sampling.{key}={value}" for key, value in given.items() if value is not None]
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -267,7 +270,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def _command() -> str:
-    return shlex.join(["disco", *sys.argv[1:]])
+    processes = os.environ.get("WORLD_SIZE")
+    launcher = ["torchrun", "--nproc-per-node", processes, "-m", "core.cli"] if processes else ["disco"]
+    return shlex.join([*launcher, *sys.argv[1:]])
 
 
 def _say(text: str) -> None:

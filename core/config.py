@@ -73,6 +73,8 @@ class NoiseConfig(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> "NoiseConfig":
+        if self.distribution == "cosine" and self.weighting == "edm-monotonic":
+            raise ValueError("edm-monotonic needs a density of noise levels, and cosine's levels are discrete: use edm")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
         return self
@@ -92,12 +94,18 @@ class PriorConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Defaults of generation; every one can be overridden per request."""
+    """Defaults of generation; every one can be overridden per request.
+
+    guidance, class_guidance: extra strength (core/guidance.py); guidance_interval: noise levels (low, high] at which
+    guidance acts, everywhere by default.
+    """
 
     sampler: str = "heun"
     steps: PositiveInt = 18
     options: dict[str, Any] = {}
     guidance: float = 0.0
+    class_guidance: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
     prior_temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from core.config import RunConfig, StageConfig
 from core.errors import ConfigError
 from core.registry import get_domain
+from core.samplers import make_sampler
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
@@ -27,6 +28,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
     for name in config.train:
         if name not in stages:
             raise ConfigError(f"{where}: unknown key 'train.{name}'; {_did_you_mean(name, stages)}")
+    make_sampler(config.sampling.sampler, config.sampling.options)  # a wrong name must not wait until training is over
     return config
 
 

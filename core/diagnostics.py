@@ -1,7 +1,7 @@
 """What the latents do, measured on any domain (DisCo-Diff sections 3.2, 4.1 and appendix F.3)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.guidance import ScoreField
 from core.interfaces import scalar_times
-from core.losses import denoising_loss
+from core.losses import score_matching
 from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from core.samplers import Heun, Segment, Step, run_segments
@@ -137,16 +137,20 @@ def loss_by_level(
             streams = SampleStreams(seed, batch.ids, f"loss/{repeat}", pipeline.device)
             at = torch.full((batch.size,), level, device=pipeline.device)
             t = pipeline.geometry.time_at(at)
-            loss = denoising_loss(pipeline.denoiser, pipeline.geometry, batch, t, latents, streams)
-            losses.append(loss.mean() / _weight(pipeline, at))
+            losses.append(_squared_error(pipeline, batch, t, latents, streams).mean())
         values.append(float(torch.stack(losses).mean()))
     return Curve(list(levels), values)
 
 
-def _weight(pipeline: Pipeline, level: Tensor) -> Tensor:
-    weighting = getattr(pipeline.geometry, "weighting", torch.ones_like)
-    weight: Tensor = weighting(level[:1])[0]
-    return weight
+def _squared_error(
+    pipeline: Pipeline, batch: Batch, t: Tensor, latents: Latents | None, streams: SampleStreams
+) -> Tensor:
+    """[B] the loss with the weight sigma^4, which makes it ||D - y||^2 per element on flat fields."""
+    geometry = pipeline.geometry
+    corrupted = geometry.corrupt(batch.clean, t, streams)
+    weight = {name: sigma**4 for name, sigma in geometry.sigma(corrupted.state, t).items()}
+    predicted = pipeline.denoiser(corrupted.state, geometry.noise_level(t), latents, batch)
+    return score_matching(predicted, replace(corrupted, weight=weight))
 
 
 @dataclass(frozen=True)
@@ -175,16 +179,16 @@ def latent_switching(
         start, times, streams = pipeline.start(batch, steps, seed)
         field = pipeline.field(batch, first)
         cut = round(share * steps)
-        segments = [Segment(sampler, times[: cut + 1]), Segment(sampler, times[cut:], field.with_latents(second))]
+        segments = [
+            Segment(sampler, times[: cut + 1]),
+            Segment(sampler, times[cut:], field.with_latents(second.to(pipeline.device))),
+        ]
         states.append(run_segments(segments, field, start, streams))
     kept, changed = (pipeline.solve(batch, z, Request(seed=seed, sampler=sampler))[0] for z in (first, second))
-    scale = _distance(kept, changed)
-    return SwitchResult(list(shares), states, [_distance(kept, state) / scale for state in states])
-
-
-def _distance(a: Tangent, b: Tangent) -> float:
-    """Mean Euclidean distance between the samples of two states."""
-    return float((flatten(a) - flatten(b)).norm(dim=1).mean())
+    scale = float(pipeline.geometry.distance(kept, changed).mean())
+    apart = [float(pipeline.geometry.distance(kept, state).mean()) for state in states]
+    # Latents that change nothing at all leave nothing to compare with.
+    return SwitchResult(list(shares), states, [d / scale if scale else 0.0 for d in apart])
 
 
 @torch.no_grad()
@@ -194,7 +198,11 @@ def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> di
     latents = pipeline.encode(batch, request.seed)
     sampled = pipeline.latents_for(request, batch)
     results = {}
-    for name, chosen in {"oracle": latents, "sampled": sampled, "none": latents.dropped()}.items():
-        state, _ = pipeline.solve(batch, chosen, request)
-        results[name] = pipeline.domain.evaluate(state, batch)
+    for name, chosen in {"sampled": sampled, "oracle": latents, "none": latents.dropped()}.items():
+        states = []
+        for start in range(0, batch.size, request.batch_size):
+            piece = slice(start, min(start + request.batch_size, batch.size))
+            part = None if chosen is None else chosen.select(piece)
+            states.append(pipeline.solve(batch.select(piece), part, request)[0])
+        results[name] = pipeline.domain.evaluate(pipeline.geometry.concatenate(states), batch)
     return results

@@ -58,6 +58,15 @@ class FlatDomain(Domain):
             raise ConfigError(f"model.class_drop needs classes, and this '{self.name}' model has none: set it to 0")
 
     @property
+    def class_drop(self) -> float:
+        share: float = self.config.model.class_drop
+        return share
+
+    @property
+    def null_label(self) -> int | None:
+        return self.classes if self.class_drop else None
+
+    @property
     @abstractmethod
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of one sample per field."""

@@ -56,22 +56,21 @@ class ScoreField:
         self.geometry, self.guidance, self.nfe = geometry, guidance, 0
         self._denoiser, self._batch, self._latents, self._null_label = denoiser, batch, latents, null_label
         self._weights: list[float] = []
-        branches, labels = [latents], [batch.label] if guidance.classes else []
+        branches: list[tuple[Latents | None, Tensor | None]] = [(latents, batch.label)]
         if guidance.latents and latents is not None:
             self._weights.append(guidance.latents)
-            branches.append(latents.dropped())
-            labels.append(batch.label) if labels else None
+            branches.append((latents.dropped(), batch.label))
         if guidance.classes and null_label is not None:
             self._weights.append(guidance.classes)
-            branches.append(latents)
-            labels.append(torch.full_like(batch.label, null_label))
+            branches.append((latents, torch.full_like(batch.label, null_label)))
         self._branches = len(branches)
         if self._weights:
             index = torch.arange(batch.size, device=batch.ids.device).repeat(self._branches)
+            labels = [label for _, label in branches if label is not None]
             self._all_batch = batch.select(index)
             if labels:
                 self._all_batch = self._all_batch.with_label(torch.cat(labels))
-            kept = [b for b in branches if b is not None]
+            kept = [z for z, _ in branches if z is not None]
             self._all_latents = Latents.concatenate(kept) if kept else None
 
     def score(self, state: Any, t: Tensor) -> Tangent:

@@ -57,6 +57,10 @@ class Geometry(ABC, Generic[State]):
         """Move along a tangent. ``retract(state, 0)`` is ``state``."""
 
     @abstractmethod
+    def distance(self, first: State, second: State) -> Tensor:
+        """[B] distance between the samples of two physical states (for diagnostics)."""
+
+    @abstractmethod
     def concatenate(self, states: Sequence[State]) -> State:
         """States of several batches, one after the other (guidance evaluates all branches in one call)."""
 
@@ -174,6 +178,22 @@ class Domain(ABC):
     @abstractmethod
     def write(self, samples: Any, batch: Batch, out: Path) -> list[Path]:
         """Write samples in the domain's usual formats; returns the files."""
+
+    def parts(self) -> dict[str, Callable[[], nn.Module]]:
+        """Builders of the untrained networks by the name of their part of a model; domain stages add theirs."""
+        if self.config.latents.kind == "none":
+            return {"denoiser": self.denoiser}
+        return {"denoiser": self.denoiser, "encoder": self.encoder, "prior": self.prior}
+
+    @property
+    def class_drop(self) -> float:
+        """Share of training samples whose class is dropped; 0 in domains without classes."""
+        return 0.0
+
+    @property
+    def null_label(self) -> int | None:
+        """Class number that stands for "dropped"; None where the model was never trained to do without."""
+        return None
 
     def figures(self, pipeline: Any, out: Path) -> list[Path]:
         """Pictures worth looking at for this domain (``disco diagnose`` draws them); none by default."""

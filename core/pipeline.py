@@ -1,7 +1,8 @@
 """A trained model, ready to use: what the command line and notebooks call."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +21,9 @@ from core.rng import SampleStreams
 from core.samplers import Callback, Sampler, make_sampler
 from core.spaces import latent_space
 from core.training.distributed import resolve_device
-from core.training.run import network_builders
-from core.training.stage import expected_parts
 from core.types import Batch, Latents
+
+CANDIDATES = 64  # completions per sample where codes are fixed behind free ones
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Request:
     """What to generate and how. Fields left at None take the model's own defaults.
 
     count, first, seed: sample numbers first .. first + count - 1 of this seed (a sample's content depends on nothing
-    else of the batch); label: class number, one per sample, or None for classes in turn; steps, sampler, guidance: of
-    the reverse process; prior: how latents are drawn; codes: [M] or [B, M] latents to use instead of drawing any;
+    else of the batch); label: class number, one per sample, or None for classes in turn;
+    spec: whatever else the domain's ``request`` takes; steps, sampler, guidance: of
+    the reverse process; prior: how latents are drawn; codes: [M] or [B, M] latents to use, -1 where the prior draws;
     share_latents: all samples get the latents of the first; batch_size: samples per network call.
     """
 
@@ -39,6 +41,7 @@ class Request:
     first: int = 0
     seed: int = 0
     label: Any = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None
     sampler: Sampler | None = None
     guidance: Guidance | None = None
@@ -90,9 +93,8 @@ class Pipeline:
         domain = get_domain(manifest.config.domain)(parse_config(raw, str(model)))
         if "denoiser" not in manifest.weights:
             raise CheckpointError(f"{model / MANIFEST}: damaged, it lists no denoiser; copy the model folder again")
-        builders = network_builders(domain)
-        names = [name for name in expected_parts(domain.config) if name in manifest.weights]
-        networks = {name: load_part(model, name, builders[name](), manifest) for name in names}
+        builders = domain.parts()
+        networks = {n: load_part(model, n, builders[n](), manifest) for n in manifest.weights if n in builders}
         return cls(domain, networks, resolve_device(device), manifest)
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -111,15 +113,21 @@ class Pipeline:
         this model cannot do.
         """
         if changes:
-            request = Request(**{**request.__dict__, **changes})
+            unknown = changes.keys() - {f.name for f in fields(Request)}
+            if unknown:
+                raise RequestError(
+                    f"a request has no '{min(unknown)}'; it has: {', '.join(f.name for f in fields(Request))}"
+                )
+            request = replace(request, **changes)
         if request.count < 1 or request.batch_size < 1:
             raise RequestError(f"cannot generate {request.count} samples in batches of {request.batch_size}")
-        everything = self.domain.request(range(request.first, request.first + request.count), label=request.label)
+        spec = {**request.spec, **({} if request.label is None else {"label": request.label})}
+        everything = self.domain.request(range(request.first, request.first + request.count), **spec)
         latents = self.latents_for(request, everything)
         parts, nfe = [], 0
         for start in range(0, request.count, request.batch_size):
             piece = slice(start, min(start + request.batch_size, request.count))
-            chosen = None if latents is None else Latents(latents.values[piece], latents.keep[piece])
+            chosen = None if latents is None else latents.select(piece)
             state, nfe = self.solve(everything.select(piece), chosen, request, callback)
             parts.append(state)
         return Generated(self.geometry.concatenate(parts), everything.to(self.device), latents, nfe)
@@ -127,11 +135,13 @@ class Pipeline:
     def field(self, batch: Batch, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
         if guidance is None:
-            guidance = Guidance(self.config.sampling.guidance)
+            own = self.config.sampling
+            low, high = own.guidance_interval or (0.0, math.inf)
+            guidance = Guidance(own.guidance, own.class_guidance, (low, high))
         if guidance.latents and latents is not None and self.config.latents.drop == 0:
             raise RequestError("guidance on latents was asked for, and this model was trained without dropping latents")
-        null_label = getattr(self.domain, "classes", 0) if getattr(self.config.model, "class_drop", 0.0) else None
-        return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, null_label)
+        latents = None if latents is None else latents.to(self.device)
+        return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, self.domain.null_label)
 
     def start(self, batch: Batch, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
         """Initial noise of a batch, the time grid, and the streams for the noise of later steps."""
@@ -149,13 +159,18 @@ class Pipeline:
         """
         defaults = self.config.sampling
         batch = batch.to(self.device)
-        steps = defaults.steps if request.steps is None else request.steps
+        sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
+        state, times, streams = self.start(batch, self.steps_of(request), request.seed)
+        score = self.field(batch, latents, request.guidance)
+        return sampler.run(score, state, times, streams, callback), score.nfe
+
+    def steps_of(self, request: Request) -> int:
+        """Steps of a request: its own, else those its sampler was published with, else the model's."""
+        own = request.sampler.default_steps if request.sampler is not None else None
+        steps = request.steps if request.steps is not None else own or self.config.sampling.steps
         if steps < 1:
             raise RequestError(f"cannot sample in {steps} steps: at least one is needed")
-        state, times, streams = self.start(batch, steps, request.seed)
-        field = self.field(batch, latents, request.guidance)
-        sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
-        return sampler.run(field, state, times, streams, callback), field.nfe
+        return steps
 
     @torch.no_grad()
     def latents_for(self, request: Request, batch: Batch) -> Latents | None:
@@ -164,31 +179,50 @@ class Pipeline:
             if request.codes is not None or request.share_latents:
                 raise RequestError("codes were given, and this model has no latents")
             return None
-        if request.codes is not None:
-            codes = torch.as_tensor(request.codes, device=self.device)
-            count, width = self.space.count, self.space.width
-            if not self.space.discrete:
-                raise RequestError("codes were given, and this model's latents are not discrete")
-            shapes = ((count,), (1, count), (batch.size, count))
-            if codes.shape not in shapes or codes.min() < 0 or codes.max() >= width:
-                raise RequestError(
-                    f"codes must be {count} numbers from 0 to {width - 1}, for all samples or for each of {batch.size}"
-                )
-            return from_codes(codes.expand(batch.size, count), width)
-        if request.share_latents:
-            first = self._from_prior(request, batch.select(slice(0, 1)))
-            return keep_all(first.expand(batch.size, -1, -1))
-        pieces = [slice(i, i + request.batch_size) for i in range(0, batch.size, request.batch_size)]
-        return keep_all(torch.cat([self._from_prior(request, batch.select(piece)) for piece in pieces]))
+        fixed = self._given_codes(request, batch.size)
+        if fixed is not None and (fixed >= 0).all():
+            return from_codes(fixed, self.space.width)
+        drawn = slice(0, 1) if request.share_latents else slice(0, batch.size)
+        options = self._prior_options(request, fixed)
+        pieces = [slice(i, min(i + request.batch_size, drawn.stop)) for i in range(0, drawn.stop, request.batch_size)]
+        values = torch.cat([self._from_prior(request.seed, batch, piece, options) for piece in pieces])
+        return keep_all(values.expand(batch.size, -1, -1))
 
-    def _from_prior(self, request: Request, batch: Batch) -> Tensor:
-        """[B, M, K] latents of the requested samples, drawn from the prior."""
-        if self.space is None or "prior" not in self.networks:
-            raise RequestError("this model has no prior yet: train it with disco train --stage prior, or give codes")
+    def _given_codes(self, request: Request, size: int) -> Tensor | None:
+        """[B, M] codes that a request gives, -1 where it leaves them free."""
+        given = request.codes if request.codes is not None else request.prior.fixed if request.prior else None
+        if given is None or self.space is None:
+            return None
+        if not self.space.discrete:
+            raise RequestError("codes were given, and this model's latents are not discrete")
+        codes, count, width = torch.as_tensor(given, device=self.device), self.space.count, self.space.width
+        if codes.shape not in ((count,), (1, count), (size, count)) or codes.min() < -1 or codes.max() >= width:
+            raise RequestError(
+                f"codes must be {count} numbers from 0 to {width - 1} (-1 leaves one to the prior), for all samples or "
+                f"for each of {size}"
+            )
+        return codes.expand(size, count)
+
+    def _prior_options(self, request: Request, fixed: Tensor | None) -> PriorOptions:
+        """How to draw latents; codes fixed behind free ones are drawn by resampling (see ``PriorOptions``)."""
         defaults = self.config.sampling
         options = request.prior or PriorOptions(defaults.prior_temperature, defaults.top_p)
-        streams = SampleStreams(request.seed, batch.ids, "latents", self.device)
-        return self.space.sample(self.networks["prior"], batch.to(self.device), streams, options)
+        if fixed is None:
+            return options
+        free = fixed < 0
+        prefix = bool((free[:, 1:] >= free[:, :-1]).all())
+        return replace(
+            options, fixed=fixed, candidates=options.candidates if prefix else max(options.candidates, CANDIDATES)
+        )
+
+    def _from_prior(self, seed: int, batch: Batch, piece: slice, options: PriorOptions) -> Tensor:
+        """[B, M, K] latents of one piece of a batch, drawn from the prior."""
+        if self.space is None or "prior" not in self.networks:
+            raise RequestError("this model has no prior yet: train it with disco train --stage prior, or give codes")
+        part = batch.select(piece).to(self.device)
+        streams = SampleStreams(seed, part.ids, "latents", self.device)
+        cut = replace(options, fixed=None if options.fixed is None else options.fixed[piece])
+        return self.space.sample(self.networks["prior"], part, streams, cut)
 
     @torch.no_grad()
     def encode(self, batch: Batch, seed: int = 0) -> Latents:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from core.diagnostics import (
+    Curve,
     curvature_curve,
     jacobian_curve,
     latent_switching,
@@ -16,10 +17,12 @@ from core.diagnostics import (
     record_states,
 )
 from core.files import write_text
+from core.guidance import ScoreField
 from core.latents import code_usage
 from core.pipeline import Pipeline, Request
 from core.plots import plot_curves, plot_usage
 from core.rng import SampleStreams
+from core.samplers import Step
 from core.types import Batch
 
 EXACT_JACOBIAN_LIMIT = 8  # numbers per sample up to which the Jacobian is taken exactly
@@ -27,9 +30,9 @@ HUTCHINSON_PROBES = 4
 SWITCH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def real_batch(pipeline: Pipeline, count: int) -> Batch:
-    """The first ``count`` samples of the training set (all of them where it is smaller), numbered from 0."""
-    dataset = pipeline.domain.dataset("train")
+def real_batch(pipeline: Pipeline, count: int, split: str = "train") -> Batch:
+    """``count`` samples spread evenly over a data set (all of them where it is smaller), numbered from 0."""
+    dataset = pipeline.domain.dataset(split)
     # A fixed stride instead of the first rows: data sets are often sorted by class.
     size = min(count, len(dataset))
     indices = [i * len(dataset) // size for i in range(size)]
@@ -40,45 +43,39 @@ def real_batch(pipeline: Pipeline, count: int) -> Batch:
 def evaluate_model(pipeline: Pipeline, request: Request, out: Path) -> dict[str, dict[str, float]]:
     """The domain's figures of merit per source of latents; also written to out/evaluation.json.
 
-    ``sampled`` uses ``request.count`` fresh samples. ``oracle`` and ``none`` use the latents and conditions of real
-    samples; a model without latents has one row.
+    ``generated``: ``request.count`` samples as users get them. The other rows, in a model with latents, compare like
+    with like on the conditions of real samples: latents from the prior, from the encoder, and dropped.
     """
     result = pipeline.generate(request)
-    rows = {"sampled": pipeline.domain.evaluate(result.state, result.batch)}
+    rows = {"generated": pipeline.domain.evaluate(result.state, result.batch)}
     if pipeline.space is not None:
-        compared = oracle_and_sampled(pipeline, real_batch(pipeline, request.count), request)
-        rows |= {name: compared[name] for name in ("oracle", "none")}
+        rows |= oracle_and_sampled(pipeline, real_batch(pipeline, request.count), request)
     for row in rows.values():
         row["nfe"] = float(result.nfe)
-    record = {"request": {k: repr(v) for k, v in asdict_shallow(request).items()}, "rows": rows}
+    record = {"request": {name: repr(value) for name, value in vars(request).items()}, "rows": rows}
     write_text(out / "evaluation.json", json.dumps(record, indent=2))
     return rows
-
-
-def asdict_shallow(value: Any) -> dict[str, Any]:
-    """Fields of a dataclass, not descending into them."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> list[Path]:
     """All diagnostics of one model: PNG pictures and diagnosis.json in ``out``. Returns the files."""
     batch = pipeline.domain.request(range(count)).to(pipeline.device)
-    real = real_batch(pipeline, count)
+    real, held_out = real_batch(pipeline, count), real_batch(pipeline, count, "val")
     latents = pipeline.latents_for(Request(count=count, seed=seed), batch)
     states = record_states(pipeline, batch, latents, pipeline.config.sampling.steps, seed)
     field = pipeline.field(batch, latents)
-    dims = sum(x[0].numel() for x in states[0].state.values())
-    probes = 0 if dims <= EXACT_JACOBIAN_LIMIT else HUTCHINSON_PROBES
     streams = SampleStreams(seed, batch.ids, "probes", pipeline.device)
+    levels = _levels(pipeline)
     curves = {
         "curvature": {"ODE": curvature_curve(field, states)},
-        "jacobian": {kind: jacobian_curve(field, states, kind, probes, streams) for kind in ("score", "denoiser")},
-        "loss": {"without latents": loss_by_level(pipeline, real, _levels(pipeline), with_latents=False, seed=seed)},
+        "loss": {"without latents": loss_by_level(pipeline, held_out, levels, with_latents=False, seed=seed)},
     }
+    if pipeline.geometry.flat and len(states[0].state) == 1:
+        curves["jacobian"] = _jacobian_curves(field, states, streams)
     files: list[Path] = []
     extra: dict[str, Any] = {}
     if pipeline.space is not None:
-        curves["loss"]["with latents"] = loss_by_level(pipeline, real, _levels(pipeline), with_latents=True, seed=seed)
+        curves["loss"]["with latents"] = loss_by_level(pipeline, held_out, levels, with_latents=True, seed=seed)
         extra, files = _latent_report(pipeline, batch, real, out, seed)
     titles = {"curvature": "curvature", "jacobian": "Frobenius norm of the Jacobian", "loss": "squared error of D"}
     for name, group in curves.items():
@@ -88,6 +85,13 @@ def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> 
     record = {name: {k: asdict(c) for k, c in group.items()} for name, group in curves.items()} | extra
     write_text(out / "diagnosis.json", json.dumps(record, indent=2))
     return [*files, out / "diagnosis.json"]
+
+
+def _jacobian_curves(field: ScoreField, states: list[Step], streams: SampleStreams) -> dict[str, Curve]:
+    """Exact for few numbers per sample, estimated for many; defined for one field in flat space."""
+    (x,) = states[0].state.values()
+    probes = 0 if x[0].numel() <= EXACT_JACOBIAN_LIMIT else HUTCHINSON_PROBES
+    return {kind: jacobian_curve(field, states, kind, probes, streams) for kind in ("score", "denoiser")}
 
 
 def _levels(pipeline: Pipeline) -> list[float]:

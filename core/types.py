@@ -57,6 +57,10 @@ class Latents:
         values = self.values.to(*args, **kwargs)
         return replace(self, values=values, keep=self.keep.to(values.device))
 
+    def select(self, index: Tensor | slice) -> "Latents":
+        """The latents of the samples at ``index``."""
+        return Latents(self.values[index], self.keep[index])
+
     @staticmethod
     def concatenate(parts: list["Latents"]) -> "Latents":
         """Latents of several batches, one after the other."""

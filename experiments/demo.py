@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.checkpoint import read_manifest
 from core.files import write_text
 from experiments.measure import digits_reference, toy_references
 from experiments.report import write_report
@@ -46,7 +47,8 @@ class Job:
         """Train, measure, and return the measurement."""
         config = str(MODELS[self.model])
         self._call(threads, "core.cli", "train", config, "-o", str(self.folder), f"seed={self.seed}")
-        if not self.measured.exists() or self._read()["samples"] != samples:
+        about = {"samples": samples, "weights": dict(read_manifest(self.folder / "model").weights)}
+        if not self.measured.exists() or not about.items() <= self._read().items():
             where = (str(self.folder), "-o", str(self.measured), "--samples", str(samples))
             self._call(threads, "experiments.measure", *where)
         return self._read()

@@ -123,7 +123,8 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = Pipeline.from_pretrained(options.run)
     measured = MEASURES[pipeline.config.domain](pipeline, options.samples)
-    write_text(options.out, to_json({"samples": options.samples, **measured}))
+    about = {"samples": options.samples, "weights": dict(pipeline.manifest.weights)}
+    write_text(options.out, to_json({**about, **measured}))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from core.config import RunConfig, StageConfig
 from core.config_file import apply_overrides, dump_config, load_config, parse_config
 from core.errors import ConfigError
 from core.registry import get_domain
-from core.training.run import network_builders
-from core.training.stage import expected_parts
 from tests.support import ROOT, VARIANTS, tiny_config, tiny_tree, write_config
 
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -42,8 +40,8 @@ def test_there_are_experiments_of_both_domains() -> None:
 def test_every_experiment_loads_and_its_networks_can_be_built(path: Path) -> None:
     config = load_config(path)
     domain = get_domain(config.domain)(config)
-    for name in expected_parts(config):
-        network = network_builders(domain)[name]()
+    for build in domain.parts().values():
+        network = build()
         assert sum(p.numel() for p in network.parameters()) > 0
     assert len(domain.dataset("train")) > 0
 

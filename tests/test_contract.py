@@ -20,8 +20,7 @@ from core.latents import LatentSpace, keep_all
 from core.pipeline import Generated, Pipeline
 from core.registry import GROUP, domain_names, get_domain
 from core.spaces import latent_space
-from core.training.run import network_builders
-from core.training.stage import DenoiserStage, PriorStage, Stage, expected_parts
+from core.training.stage import DenoiserStage, PriorStage, Stage
 from core.types import Latents
 from domains.images.write import to_bytes
 from tests.support import VARIANTS, streams, tiny_config
@@ -68,8 +67,7 @@ class Case:
         self.geometry: Geometry[Any] = self.domain.geometry()
         self.noisy = self.geometry.corrupt(self.batch.clean, self.times(0.5), streams(SIZE)).state
         torch.manual_seed(0)
-        builders = network_builders(self.domain)
-        self.pipeline = Pipeline(self.domain, {n: stirred(builders[n]()) for n in expected_parts(config)})
+        self.pipeline = Pipeline(self.domain, {n: stirred(build()) for n, build in self.domain.parts().items()})
 
     @property
     def space(self) -> LatentSpace:

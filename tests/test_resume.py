@@ -82,7 +82,7 @@ def terminated(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[
     """Folder, exit code, stderr and last saved step of a run that got SIGTERM, and its loader process with it."""
     folder = tmp_path_factory.mktemp("terminated") / "a run"
     code, stderr = stop(config, folder, signal.SIGTERM, WITH_LOADER)
-    state = load_newest(folder / "state" / "denoiser", CPU)
+    state = load_newest(folder / "state" / "denoiser")
     return folder, code, stderr, 0 if state is None else state["step"]
 
 
@@ -173,24 +173,24 @@ def test_a_state_of_another_version_is_named(tmp_path: Path, content: Any) -> No
     path = tmp_path / "state-00000003.pt"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="written by another version") as caught:
-        load_newest(tmp_path, CPU)
+        load_newest(tmp_path)
     assert str(path) in str(caught.value)
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     weights = torch.randn(50, dtype=torch.float64)
     save_state(tmp_path, 7, {"stage": {"w": weights}}, keep=2)
-    state = load_newest(tmp_path, CPU)
+    state = load_newest(tmp_path)
     assert state is not None
     assert state["step"] == 7
     assert torch.equal(state["stage"]["w"], weights)
-    assert load_newest(tmp_path / "nothing", CPU) is None
+    assert load_newest(tmp_path / "nothing") is None
 
 
 def test_half_a_state_that_a_kill_left_behind_is_ignored(tmp_path: Path) -> None:
     save_state(tmp_path, 7, {}, keep=2)
     (tmp_path / ".state-00000008.pt.123.tmp").write_bytes(b"half")
-    state = load_newest(tmp_path, CPU)
+    state = load_newest(tmp_path)
     assert state is not None
     assert state["step"] == 7
 
@@ -203,5 +203,5 @@ def test_code_in_a_state_is_not_executed(tmp_path: Path) -> None:
     torch.save({"schema": 1, "step": 1, "x": Bomb()}, tmp_path / "state-00000001.pt")
     (tmp_path / "state-00000002.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     with pytest.raises(CheckpointError):
-        load_newest(tmp_path, CPU)
+        load_newest(tmp_path)
     assert not (tmp_path / "executed").exists()

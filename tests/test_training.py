@@ -125,7 +125,7 @@ def test_two_stages_give_denoiser_encoder_and_prior(trained: Callable[[str], Pat
 
 
 def test_the_model_folder_has_the_averaged_weights(trained: Callable[[str], Path]) -> None:
-    state = load_newest(trained("toy") / "state" / "denoiser", CPU)
+    state = load_newest(trained("toy") / "state" / "denoiser")
     assert state is not None
     saved = load_file(trained("toy") / "model" / "denoiser.safetensors")
     for key, value in saved.items():

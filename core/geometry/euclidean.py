@@ -65,6 +65,10 @@ class Euclidean(Geometry[FlatState]):
     def retract(self, state: FlatState, step: Tangent) -> FlatState:
         return {name: x + step[name] for name, x in state.items()}
 
+    def distance(self, first: FlatState, second: FlatState) -> Tensor:
+        """Euclidean distance over all fields."""
+        return sum((x - second[name]).square().flatten(1).sum(1) for name, x in first.items()).sqrt()  # type: ignore[union-attr]
+
     def concatenate(self, states: Sequence[FlatState]) -> FlatState:
         return {name: torch.cat([s[name] for s in states]) for name in states[0]}
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,12 @@ Callback = Callable[[Step], None]
 
 
 class Sampler(ABC):
-    """Solves the reverse process on a grid of times."""
+    """Solves the reverse process on a grid of times.
+
+    default_steps: steps that belong to the sampler's published setting; None: the model's own.
+    """
+
+    default_steps: ClassVar[int | None] = None
 
     @abstractmethod
     def run(

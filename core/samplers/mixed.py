@@ -34,7 +34,11 @@ def run_segments(
             if callback is not None:
                 callback(replace(step, index=step.index + offset))
 
-        state = segment.sampler.run(segment.field or field, state, segment.times, streams, shifted)
+        used = segment.field or field
+        before = used.nfe
+        state = segment.sampler.run(used, state, segment.times, streams, shifted)
+        if used is not field:
+            field.nfe += used.nfe - before  # the caller asks the first field for the total
         done += len(segment.times) - 1
     return state
 
@@ -42,8 +46,8 @@ def run_segments(
 @dataclass(frozen=True)
 class Mixed(Sampler):
     """``high`` down to the first grid time with noise level <= threshold, then ``low`` (DisCo-Diff section 4.1: ODE for
-    t >= 10, DDPM below). ``low_field``: another model below the threshold;
-    its evaluations are counted in ``low_field.nfe``.
+    t >= 10, DDPM below). ``low_field``: another model below the threshold.
+    Its evaluations are added to ``field.nfe``.
     """
 
     threshold: float = 10.0

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -109,6 +109,7 @@ class Restart(Sampler):
     is moved to the nearest point of the main grid.
     """
 
+    default_steps: ClassVar[int | None] = 36
     intervals: tuple[RestartInterval, ...] = IMAGENET64_623
     gamma: float = 0.05
     s_min: float = 0.01

@@ -75,7 +75,7 @@ def start_world(device: str = "auto") -> World:
         return World(0, 1, resolve_device(device))
     where = resolve_device(device)
     if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        where = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(where)
     distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     return World(distributed.get_rank(), size, where)

@@ -26,7 +26,7 @@ class JsonlLog:
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         with storage_errors(path):
             self._file = path.open("a", encoding="utf-8")
-        self._board = _summary_writer(path.parent / "tensorboard" / path.stem)
+        self._board = _summary_writer(path.parent / "tensorboard" / path.stem, resume_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         with storage_errors(self.path):
@@ -56,13 +56,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _summary_writer(path: Path) -> Any:
+def _summary_writer(path: Path, first_step: int) -> Any:
     """TensorBoard's writer where the package is installed, else None."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(path))
+    return SummaryWriter(str(path), purge_step=first_step)
 
 
 class ProgressBar:

@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import math
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Interrupted(Exception):
 class TrainingJob:
     """What is trained, on what, how and where.
 
-    folder: the run folder; seed: of data order and all noise; quiet: no progress.
+    folder: the run folder; seed: of data order and all noise; quiet: no progress;
+    built_on: checksums of the trained networks that the stage was built on.
     """
 
     stage: Stage
@@ -52,6 +54,7 @@ class TrainingJob:
     seed: int
     world: World
     quiet: bool = False
+    built_on: Mapping[str, str] = field(default_factory=dict)
 
 
 class _MicroBatches:
@@ -151,12 +154,16 @@ class Trainer:
             for name, value in values.items():
                 totals[name] = totals.get(name, torch.zeros_like(value[0].detach())) + value.detach().mean() / pieces
         totals = {name: self.world.mean(value) for name, value in totals.items()}
-        self._check_finite(totals["loss"])
+        self._check_finite(totals["loss"], "loss")
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip or math.inf)
+        if not self.scaler.is_enabled():
+            self._check_finite(norm, "gradient norm")
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ema.update()
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed, and the step was left out
+            self.ema.update()
         return totals, float(norm)
 
     def _seed_torch(self) -> None:
@@ -165,10 +172,10 @@ class Trainer:
         if self.world.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+    def _check_finite(self, value: Tensor, what: str) -> None:
+        if not torch.isfinite(value):
             raise TrainingError(
-                f"stage '{self.job.stage.name}': the loss is {float(loss)} at step {self.step}; the last saved state "
+                f"stage '{self.job.stage.name}': the {what} is {float(value)} at step {self.step}; the last state "
                 f"in {self.states} is untouched. Train in another folder with a lower "
                 f"train.{self.job.stage.name}.lr or train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
             )
@@ -185,13 +192,11 @@ class Trainer:
         data = _MicroBatches(self.job)
         if not self.config.workers:
             return (data[n] for n in numbers)
-        pin = self.world.device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(
             data,  # type: ignore[arg-type]
             batch_size=None,
             sampler=numbers,
             num_workers=self.config.workers,
-            pin_memory=pin,
             worker_init_fn=_ignore_signals,
         )
         return iter(loader)
@@ -242,18 +247,27 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "ema": self.ema.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "built_on": dict(self.job.built_on),
             }
             save_state(self.states, self.step, state, self.config.keep)
         self.world.barrier()
 
     def _restore(self) -> None:
-        state = load_newest(self.states, self.world.device)
+        state = load_newest(self.states)
         if state is None:
+            return
+        if state["built_on"] != dict(self.job.built_on):
+            logger.warning("stage '%s' was trained on networks that have changed since: starting over", self.stage.name)
+            self.world.barrier()
+            if self.world.is_main:
+                shutil.rmtree(self.states)
+            self.world.barrier()
             return
         self.stage.load_state_dict(state["stage"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
 

@@ -1,6 +1,7 @@
 """A whole training run: all stages of a configuration, in a folder that can be resumed."""
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from core.training.stage import build_stage, stage_names
 logger = logging.getLogger("disco")
 CONFIG = "config.yaml"
 # Settings that may change when a run is resumed: they do not touch what has been trained so far.
-RESUMABLE = ("steps", "log_every", "checkpoint_every", "keep", "workers")
+RESUMABLE = re.compile(r"train\.[^.]+\.(steps|log_every|checkpoint_every|keep|workers)")
 
 
 def train(
@@ -58,13 +59,17 @@ def train(
 def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: bool) -> None:
     config, model = domain.config, folder / "model"
     dataset = domain.dataset("train")
-    trained = _trained_parts(domain, model, before=name)
+    known = read_manifest(model).weights if (model / MANIFEST).exists() else {}
+    trained = {} if name == "denoiser" else _trained_parts(name, domain, model)
     # Initial weights follow from the run's seed and the stage alone.
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
-    trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet))
-    if trainer.finished:
+    # What a stage learned belongs to the networks it was built on.
+    built_on = {part: known[part] for part in trained if part not in stage.parts()}
+    trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet, built_on))
+    if trainer.finished and set(stage.parts()) <= set(known):
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
+        return
     trainer.run()
     if world.is_main:
         update_model(model, Manifest(config, {}, dataset.content_hash), _averaged_parts(trainer.ema))
@@ -76,23 +81,14 @@ def _averaged_parts(ema: EMA) -> dict[str, nn.Module]:
     return parts
 
 
-def _trained_parts(domain: Domain, model: Path, before: str) -> dict[str, nn.Module]:
-    """The networks of the stages before ``before``, loaded from the model folder."""
-    builders = network_builders(domain)
-    needed = [] if before == "denoiser" else ["denoiser", "encoder"]
-    if not needed:
-        return {}
+def _trained_parts(stage: str, domain: Domain, model: Path) -> dict[str, nn.Module]:
+    """The networks that earlier stages trained, loaded from the model folder."""
     if not (model / MANIFEST).exists():
         raise ConfigError(
-            f"stage '{before}' needs the stage before it: train with --stage all, or --stage denoiser first"
+            f"stage '{stage}' needs the stage before it: train with --stage all, or --stage denoiser first"
         )
-    manifest = read_manifest(model)
-    return {n: load_part(model, n, builders[n](), manifest) for n in needed if n in manifest.weights}
-
-
-def network_builders(domain: Domain) -> Mapping[str, Any]:
-    """Functions that build each untrained network of a model, by the name of its part."""
-    return {"denoiser": domain.denoiser, "encoder": domain.encoder, "prior": domain.prior}
+    manifest, builders = read_manifest(model), domain.parts()
+    return {n: load_part(model, n, builders[n](), manifest) for n in manifest.weights if n in builders and n != stage}
 
 
 def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
@@ -105,7 +101,7 @@ def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
     if path.exists():
         earlier = load_config(path)
         differing = _differences(earlier.model_dump(mode="json"), config.model_dump(mode="json"))
-        blocking = [key for key in differing if key.rsplit(".", 1)[-1] not in RESUMABLE]
+        blocking = [key for key in differing if not RESUMABLE.fullmatch(key)]
         if blocking:
             raise ConfigError(
                 f"{folder} holds a run with another configuration (it differs in {', '.join(blocking[:3])}): "

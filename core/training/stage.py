@@ -5,7 +5,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from core.config import RunConfig
 from core.interfaces import DiscreteEncoder, Domain, Stage
 from core.latents import drop_latents
 from core.losses import denoising_loss
@@ -22,8 +21,6 @@ class DenoiserStage(Stage):
         super().__init__()
         config = domain.config
         self.domain, self.geometry, self.drop = domain, domain.geometry(), config.latents.drop
-        self.class_drop = getattr(config.model, "class_drop", 0.0)
-        self.null_label: int = getattr(domain, "classes", 0)
         self.denoiser = domain.denoiser()
         with_latents = config.latents.kind != "none"
         self.encoder = domain.encoder() if with_latents else None
@@ -36,9 +33,9 @@ class DenoiserStage(Stage):
             encoding = self.encoder(batch)
             latents = drop_latents(self.space.encode(encoding, streams), self.drop, streams)
             penalty = self.space.penalty(encoding)
-        if self.class_drop:
-            dropped = streams.uniform(1)[:, 0] < self.class_drop
-            batch = batch.with_label(torch.where(dropped, self.null_label, batch.label))
+        if self.domain.null_label is not None:
+            dropped = streams.uniform(1)[:, 0] < self.domain.class_drop
+            batch = batch.with_label(torch.where(dropped, self.domain.null_label, batch.label))
         loss = denoising_loss(self.denoiser, self.geometry, batch, t, latents, streams)
         if penalty is None or self.domain.config.latents.kind == "discrete":
             return {"loss": loss}
@@ -60,16 +57,13 @@ class PriorStage(Stage):
         super().__init__()
         self.space = latent_space(domain.config.latents)
         self.prior = domain.prior()
-        self.encoder = encoder.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "PriorStage":
-        super().train(mode)
-        self.encoder.eval()
-        return self
+        # In a tuple, so that it is no part of what this stage trains and saves.
+        self._frozen = (encoder.requires_grad_(False).eval(),)
 
     def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
         with torch.no_grad():
-            values = self.space.extract(self.encoder(batch), streams)
+            encoder = self._frozen[0].to(batch.ids.device)
+            values = self.space.extract(encoder(batch), streams)
         return {"loss": self.space.prior_loss(self.prior, batch, values, streams)}
 
     def parts(self) -> dict[str, nn.Module]:
@@ -89,8 +83,3 @@ def build_stage(name: str, domain: Domain, trained: dict[str, nn.Module]) -> Sta
     if name == PriorStage.name:
         return PriorStage(domain, cast(DiscreteEncoder, trained["encoder"]))
     return domain.stages()[name](nn.ModuleDict(trained))
-
-
-def expected_parts(config: RunConfig) -> list[str]:
-    """Names of the networks in a finished model folder (domain stages may add more)."""
-    return ["denoiser"] if config.latents.kind == "none" else ["denoiser", "encoder", "prior"]

@@ -12,7 +12,7 @@ from core.errors import CheckpointError
 from core.files import write_atomically
 
 logger = logging.getLogger("disco")
-SCHEMA = 1
+SCHEMA = 2
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -27,8 +27,8 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Non
         old.unlink()
 
 
-def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest readable state, None where there is none.
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest readable state, on the CPU (load_state_dict moves what must move), None where there is none.
 
     A damaged file is reported and passed over in favour of the one before it. Raises CheckpointError where every
     file is damaged, or for another schema.
@@ -40,7 +40,7 @@ def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
                 # torch.load does not look at the archive's checksums.
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, zipfile.BadZipFile):
             logger.warning("%s: damaged; trying the state before it", path)
             continue

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
-from core.config import Section, heads_divide
+from core.config import RunConfig, Section, heads_divide
 from core.data import TensorDataset
+from core.errors import ConfigError
 from core.flat import FlatConfig, FlatDomain
 from core.interfaces import Denoiser, DiscreteEncoder
 from core.pipeline import Pipeline, Request
@@ -29,11 +30,17 @@ class UNetConfig(Section):
     """The denoiser. multipliers: channels per resolution; attention: resolutions in pixels with attention blocks."""
 
     channels: PositiveInt = 32
-    multipliers: tuple[PositiveInt, ...] = (1, 2)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 2), min_length=1)
     blocks: PositiveInt = 1
     attention: tuple[PositiveInt, ...] = (4,)
     head_channels: PositiveInt = 32
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "UNetConfig":
+        for width in (self.channels * m for m in self.multipliers):
+            heads_divide(self, width, max(1, width // self.head_channels))
+        return self
 
 
 class LatentTokensConfig(Section):
@@ -80,6 +87,15 @@ class ImageConfig(FlatConfig):
         facts = DATA_FACTS[self.data]
         if (self.resolution, self.image_channels) != (facts.resolution, facts.channels):
             raise ValueError(f"{self.data} needs resolution {facts.resolution} and image_channels {facts.channels}")
+        sizes = [self.resolution >> level for level in range(len(self.unet.multipliers))]
+        if sizes[-1] < 1 or self.resolution % sizes[-1]:
+            raise ValueError(f"unet.multipliers: {self.resolution} pixels cannot be halved {len(sizes) - 1} times")
+        if not set(self.unet.attention) <= set(sizes):
+            raise ValueError(
+                f"unet.attention: the U-Net has resolutions {sizes}, not all of {list(self.unet.attention)}"
+            )
+        if self.resolution % self.vit.patch_size:
+            raise ValueError(f"vit.patch_size: {self.resolution} pixels are no multiple of {self.vit.patch_size}")
         if self.classes not in (0, facts.classes):
             raise ValueError(f"{self.data} has {facts.classes} classes: set classes to that, or to 0 to do without")
         return self
@@ -90,6 +106,11 @@ class ImageDomain(FlatDomain):
 
     name = "images"
     Config = ImageConfig
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        if config.latents.kind != "none" and not config.model.unet.attention:
+            raise ConfigError("model.unet.attention is empty, and latents enter by attention: name a resolution")
 
     @property
     def model(self) -> ImageConfig:
@@ -142,12 +163,10 @@ class ImageDomain(FlatDomain):
         return files
 
     def _shared_latents(self, pipeline: Pipeline, rows: int, columns: int) -> torch.Tensor:
-        """Every row is one latent vector under all classes and the same noise in each column."""
-        pictures = []
-        for row in range(rows):
-            one = pipeline.generate(Request(count=columns, seed=row, share_latents=True))
-            pictures.append(one.state["x"])
-        return torch.cat(pictures)
+        """Every row is one latent vector, drawn for the class of its number, under all classes; one noise per column."""
+        drawn = pipeline.latents_for(Request(count=rows), self.request(range(rows)))
+        codes = () if drawn is None else drawn.codes
+        return torch.cat([pipeline.generate(Request(count=columns, codes=z)).state["x"] for z in codes])
 
     def _swapped_latents(self, pipeline: Pipeline, codes: torch.Tensor, columns: int) -> torch.Tensor:
         """Four rows, one class and noise per column: latents A; A with the second half of B; B with that of A; B."""

@@ -22,10 +22,13 @@ class ViTEncoder(DiscreteEncoder):
         timm = import_timm()
         if not timm.is_model(name):
             raise ConfigError(f"model.vit.name: timm has no model '{name}'; vit_tiny_patch16_224 is one")
-        self.vit = timm.create_model(
-            name, pretrained=False, img_size=resolution, in_chans=channels, num_classes=0, global_pool="",
-            class_token=False, reg_tokens=latents.count, **sizes,
-        )  # fmt: skip
+        try:
+            self.vit = timm.create_model(
+                name, pretrained=False, img_size=resolution, in_chans=channels, num_classes=0, global_pool="",
+                class_token=False, reg_tokens=latents.count, **sizes,
+            )  # fmt: skip
+        except TypeError as error:
+            raise ConfigError(f"model.vit.name: '{name}' is no ViT that takes extra tokens ({error})") from error
         self.count = latents.count
         self.head = LatentHead(latents, self.vit.embed_dim)
 

@@ -12,14 +12,23 @@ from typing import Any
 
 import torch
 
+from core.errors import ConfigError
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library: list[Any] = []  # the declarations live as long as this reference
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"images need the package '{error.name}': pip install 'disco-diff[images]'") from error
 
 
 def import_timm() -> Any:
     """timm, with torchvision made importable where its native operators are missing."""
     try:
-        importlib.import_module("torchvision")
+        _import("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -30,4 +39,4 @@ def import_timm() -> Any:
         library.define("qnms" + _SCHEMA)
         _library.append(library)
         importlib.import_module("torchvision")
-    return importlib.import_module("timm")
+    return _import("timm")

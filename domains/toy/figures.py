@@ -35,7 +35,8 @@ def run_model(pipeline: Pipeline, count: int = SAMPLES, seed: int = 0) -> ToyRun
     latents = pipeline.latents_for(Request(count=count, seed=seed), batch)
     states = record_states(pipeline, batch, latents, STEPS, seed)
     mixture: Mixture = pipeline.domain.mixture  # type: ignore[attr-defined]
-    colour = mixture.nearest(states[-1].state["x"]) if latents is None else latents.codes[:, 0]
+    with_codes = latents is not None and pipeline.config.latents.kind == "discrete"
+    colour = latents.codes[:, 0] if with_codes and latents else mixture.nearest(states[-1].state["x"])
     return ToyRun(pipeline.field(batch, latents), states, colour)
 
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.errors import RequestError
 from core.guidance import ScoreField
 from core.latents import from_codes
 from core.pipeline import Pipeline
@@ -27,6 +28,8 @@ def low_variance_samples(pipeline: Pipeline, count: int, seed: int = 0) -> Float
     uniform = uniform.clamp(TAIL, 1 - TAIL)
     batch = pipeline.domain.request(range(count)).to(pipeline.device)
     latents = None
+    if pipeline.space is not None and not pipeline.space.discrete:
+        raise RequestError("low-variance samples need discrete latents or none")
     if pipeline.space is not None:
         width = pipeline.space.width
         every = torch.arange(width, device=pipeline.device)[:, None]
