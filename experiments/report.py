@@ -63,6 +63,7 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
         "", "W2, low-variance samples", "W2, independent samples", "spread (true 0.2)", "least pure code",
         "modes owned", "W2 in the paper",
     ]  # fmt: skip
+    owned = cell(numbers(record, "toy-disco", "modes_owned"), 0)
     compared = []
     for measure in ("median curvature", "mean curvature", "jacobian of the denoiser", "jacobian of the score"):
         below, total = levels_below(record, measure)
@@ -70,16 +71,16 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
     return [
         heading("Eight Gaussians in the plane", "toy"),
         paragraph(
-            "The latent has eight codes and the mixture eight modes. Nobody told the encoder about modes: trained by "
-            "denoising alone, it gives every mode a code of its own, and each trajectory runs straight to its mode."
+            "The latent has eight codes and the mixture eight modes. Nobody told the encoder about modes: it is "
+            f"trained by denoising alone. Modes that have a code of their own: {owned} of 8."
         ),
         picture(samples, "Generated points and their trajectories (the paper's figure 3). Colour: code, or nearest "
                 "mode where there are no latents."),
         table(columns, rows, list(rows)[2:]),
         paragraph(
             "W2 is the exact Wasserstein-2 distance to as many true points, equally many per mode. Independent samples "
-            "hit the modes unequally often by chance, and this chance is nearly all that the second column shows, for "
-            "the true points too. The first column takes the luck out, with quasi-random noise and codes."
+            "hit the modes unequally often by chance, which shows in the second column, for the true points too. The "
+            "first column takes the luck out, with quasi-random noise and codes."
         ),
         picture(curves, "Curvature of the trajectories and Frobenius norm of the Jacobians against noise level (the "
                 "paper's figure 4), with the exact scores of the mixture and of a single mode, dashed."),

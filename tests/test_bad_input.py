@@ -47,6 +47,21 @@ TRAIN: dict[str, tuple[str, str]] = {
     "token heads do not divide": ("train {images} -o {out} model.latent_tokens.heads=3", "heads"),
     "resolution not the data's": ("train {images} -o {out} model.resolution=16", "resolution"),
     "channels not the data's": ("train {images} -o {out} model.image_channels=3", "image_channels"),
+    "U-Net heads do not divide": (
+        "train {images} -o {out} model.unet.channels=50 model.unet.head_channels=16",
+        "heads",
+    ),
+    "no resolutions": ("train {images} -o {out} model.unet.multipliers=[]", "multipliers"),
+    "too many resolutions": ("train {images} -o {out} model.unet.multipliers=[1,1,1,1,1]", "multipliers|halved"),
+    "attention nowhere": ("train {images} -o {out} model.unet.attention=[16]", "attention|resolutions"),
+    "latents without attention": ("train {images} -o {out} model.unet.attention=[]", "attention|latents"),
+    "patches that do not fit": ("train {images} -o {out} model.vit.patch_size=3", "patch_size"),
+    "no ViT": ("train {images} -o {out} model.vit.name=resnet18", "resnet18"),
+    "weights without a density": (
+        "train {images} -o {out} model.noise.distribution=cosine model.noise.weighting=edm-monotonic",
+        "edm-monotonic",
+    ),
+    "sampler of the file unknown": ("train {toy} -o {out} sampling.sampler=huen", "huen|heun"),
     "classes fewer than the data's": ("train {images} -o {out} model.classes=5", "classes"),
 }
 USE: dict[str, tuple[str, str]] = {

@@ -161,7 +161,7 @@ def test_sample_writes_one_png_per_image_and_a_grid(trained: Trained, tmp_path: 
     assert record["labels"] == [7, 7, 7]
     assert record["codes"][0] == record["codes"][1] == record["codes"][2]
     assert "Churn(s_churn=10" in record["sampler"]
-    assert "latents=0.5, classes=1.0" in record["guidance"]
+    assert (record["guidance"], record["class_guidance"]) == (0.5, 1.0)
 
 
 def test_a_plain_model_has_no_codes_to_record(trained: Trained, tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_a_plain_model_has_no_codes_to_record(trained: Trained, tmp_path: Path) 
 def test_evaluate_prints_a_table_and_writes_json(trained: Trained, tmp_path: Path) -> None:
     output = invoke("evaluate", trained("toy"), "-n", "16", "--steps", "3", "-o", tmp_path, "-q").output
     rows = json.loads((tmp_path / "evaluation.json").read_text())["rows"]
-    assert set(rows) == {"sampled", "oracle", "none"}
+    assert set(rows) == {"generated", "sampled", "oracle", "none"}
     for name, row in rows.items():
         assert set(row) == {"w2", "mode_imbalance", "spread", "nfe"}
         assert name in output
-    assert f"{rows['sampled']['w2']:.4g}" in output
+    assert f"{rows['generated']['w2']:.4g}" in output
 
 
 def test_evaluate_records_figures_in_the_manifest_when_asked(trained: Trained, tmp_path: Path) -> None:

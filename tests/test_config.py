@@ -56,7 +56,7 @@ def test_every_experiment_survives_dump_and_load(path: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_survives_dump_and_load(name: str) -> None:
-    config = tiny_config(name, ["sampling.options={s_churn: 4.0}", "train.denoiser.lr=1e-5"])
+    config = tiny_config(name, ["sampling.sampler=churn", "sampling.options={s_churn: 4.0}", "train.denoiser.lr=1e-5"])
     again = parse_config(yaml.safe_load(dump_config(config)), "test")
     assert again.model_dump() == config.model_dump()
 

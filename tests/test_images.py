@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import DataError
-from core.pipeline import Pipeline
+from core.pipeline import Pipeline, Request
 from core.types import Batch, Latents
 from domains.images.data import load_images
 from domains.images.domain import ImageDomain
@@ -249,3 +249,13 @@ def test_figures_are_grids_of_their_size(
     for path in files:
         columns, rows = pictures[path.stem]
         assert Image.open(path).size == ((9 * columns + 1) * 6, (9 * rows + 1) * 6)
+
+
+def test_rows_of_shared_latents_share_their_noise_by_column(trained: Callable[[str], Path]) -> None:
+    pipeline = Pipeline.from_pretrained(trained("images"), "cpu")
+    rows = pipeline.domain._shared_latents(pipeline, 2, 3)  # type: ignore[attr-defined]
+    drawn = pipeline.latents_for(Request(count=2), pipeline.domain.request(range(2)))
+    assert drawn is not None
+    for row, codes in enumerate(drawn.codes):
+        expected = pipeline.generate(count=3, codes=codes).state["x"]
+        torch.testing.assert_close(rows[3 * row : 3 * row + 3], expected)

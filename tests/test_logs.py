@@ -102,7 +102,9 @@ def test_where_tensorboard_is_it_gets_every_number_but_the_step(
         def close(self) -> None:
             told.append("closed")
 
-    monkeypatch.setattr(logs, "_summary_writer", lambda path: Board() if path.name == "log" else None)
+    monkeypatch.setattr(
+        logs, "_summary_writer", lambda path, first: Board() if (path.name, first) == ("log", 1) else None
+    )
     write(tmp_path / "log.jsonl", 1, 2)
     assert told == [("loss", 1.0, 1), ("loss", 0.5, 2), "closed"]
 

@@ -161,7 +161,7 @@ def test_guidance_changes_samples_and_none_does_not(trained: Trained) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "code too large": ("images", {"codes": torch.tensor([0, 4, 0])}, "3 numbers from 0 to 3"),
-    "negative code": ("images", {"codes": torch.tensor([0, -1, 0])}, "3 numbers from 0 to 3"),
+    "negative code": ("images", {"codes": torch.tensor([0, -2, 0])}, "3 numbers from 0 to 3"),
     "too few codes": ("images", {"codes": torch.tensor([0, 1])}, "3 numbers from 0 to 3"),
     "codes for two of three": ("images", {"count": 3, "codes": torch.zeros(2, 3, dtype=torch.int64)}, "codes"),
     "codes, plain": ("toy-plain", {"codes": torch.tensor([1])}, "no latents"),
@@ -257,3 +257,41 @@ def test_generating_leaves_the_global_generator_alone(trained: Trained) -> None:
     before = torch.random.get_rng_state()
     pipeline.generate(count=2, sampler=Churn())
     assert torch.random.get_rng_state().equal(before)
+
+
+def test_codes_left_free_are_drawn_given_the_fixed_ones_in_every_piece(trained: Trained) -> None:
+    pipeline = load(trained, "images")
+    for codes in ([3, -1, -1], [-1, 2, -1]):
+        result = pipeline.generate(count=6, codes=torch.tensor(codes), steps=1)
+        pieces = pipeline.generate(count=6, codes=torch.tensor(codes), steps=1, batch_size=4)
+        assert result.latents is not None
+        assert pieces.latents is not None
+        place = next(i for i, code in enumerate(codes) if code >= 0)
+        assert (result.latents.codes[:, place] == codes[place]).all()
+        assert len(result.latents.codes.unique(dim=0)) > 1
+        assert pieces.latents.codes.equal(result.latents.codes)
+
+
+def test_fixed_codes_may_differ_by_sample(trained: Trained) -> None:
+    fixed = torch.tensor([[0, -1, -1], [1, 2, -1], [-1, -1, -1]])
+    result = load(trained, "images").generate(count=3, steps=1, prior=PriorOptions(fixed=fixed), batch_size=2)
+    assert result.latents is not None
+    assert result.latents.codes[fixed >= 0].tolist() == [0, 1, 2]
+
+
+def test_restart_by_name_makes_623_evaluations(trained: Trained) -> None:
+    pipeline = load(trained, "toy-plain", "model.noise.sigma_max=80")
+    assert pipeline.generate(count=1, sampler=make_sampler("restart-623")).nfe == 623
+
+
+def test_an_unknown_field_of_a_request_is_named(trained: Trained) -> None:
+    with pytest.raises(RequestError, match="no 'seeds'"):
+        load(trained, "toy").generate(seeds=3)
+
+
+def test_guidance_can_be_set_with_its_interval(trained: Trained) -> None:
+    pipeline = load(trained, "images", "sampling.guidance=1.0", "sampling.guidance_interval=[1.0, 5.0]")
+    levels = pipeline.domain.sampling_times(4)[:-1]
+    doubled = int(((levels > 1) & (levels <= 5)).sum())
+    assert doubled > 0
+    assert pipeline.generate(count=1, sampler=Euler()).nfe == 4 + doubled

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoint import read_manifest
+from core.checkpoint import add_metrics, read_manifest
 from core.config import StageConfig
 from core.data import TensorDataset
 from core.errors import ConfigError, DataError, TrainingError
@@ -276,3 +276,39 @@ def test_half_precision_without_cuda_warns_and_trains_in_fp32(tmp_path: Path, ca
 def test_a_stage_that_cannot_run_is_refused(tmp_path: Path, stage: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run(tmp_path, stage=stage)
+
+
+def test_a_prior_on_an_encoder_that_trained_on_starts_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = train(tiny_config("toy"), tmp_path, quiet=True)
+    before = dict(read_manifest(model).weights)
+    with caplog.at_level(logging.WARNING):
+        train(tiny_config("toy", ["train.denoiser.steps=16"]), tmp_path, quiet=True)
+    after = read_manifest(model).weights
+    assert all(after[name] != before[name] for name in ("denoiser", "encoder", "prior"))
+    assert "starting over" in caplog.text
+    fresh = read_manifest(
+        train(tiny_config("toy", ["train.denoiser.steps=16"]), tmp_path / "fresh", quiet=True)
+    ).weights
+    assert after["prior"] == fresh["prior"]
+
+
+def test_a_finished_run_keeps_its_manifest(tmp_path: Path) -> None:
+    model = train(tiny_config("toy"), tmp_path, quiet=True)
+    add_metrics(model, {"w2": 0.1})
+    before = (model / "manifest.json").read_bytes()
+    train(tiny_config("toy"), tmp_path, quiet=True)
+    assert (model / "manifest.json").read_bytes() == before
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(self: DenoiserStage, batch: Any, streams: Any) -> dict[str, Tensor]:
+        first = next(self.parameters())
+        # sqrt has an infinite slope at zero, and 0 * inf is NaN: the loss is finite, its gradient is not.
+        return {"loss": torch.ones(batch.size) + (first * 0).abs().sqrt().sum() * 0}
+
+    monkeypatch.setattr(DenoiserStage, "forward", poisoned)
+    with pytest.raises(TrainingError, match="gradient norm is nan"):
+        train(tiny_config("toy-plain"), tmp_path, quiet=True)
+    assert not list(tmp_path.rglob("*.safetensors"))

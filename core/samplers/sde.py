@@ -106,7 +106,7 @@ class Restart(Sampler):
     interval is repeated: strong noise up to its high end, ODE back.
 
     Inside intervals a churn of gamma acts where s_min <= level <= s_max; s_noise scales all fresh noise. The low end
-    is moved to the nearest point of the main grid.
+    is moved to the nearest point of the main grid; an interval above the grid's first point is left out.
     """
 
     default_steps: ClassVar[int | None] = 36

@@ -12,7 +12,7 @@ from core.errors import CheckpointError
 from core.files import write_atomically
 
 logger = logging.getLogger("disco")
-SCHEMA = 2
+SCHEMA = 1
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -163,7 +163,7 @@ class ImageDomain(FlatDomain):
         return files
 
     def _shared_latents(self, pipeline: Pipeline, rows: int, columns: int) -> torch.Tensor:
-        """Every row is one latent vector, drawn for the class of its number, under all classes; one noise per column."""
+        """Every row is one latent vector, drawn for class number row, under all classes; one noise per column."""
         drawn = pipeline.latents_for(Request(count=rows), self.request(range(rows)))
         codes = () if drawn is None else drawn.codes
         return torch.cat([pipeline.generate(Request(count=columns, codes=z)).state["x"] for z in codes])
