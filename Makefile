@@ -11,7 +11,7 @@ demo: setup
 	$(PY) -m experiments.demo -o out/demo
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 check: setup
 	$(VENV)/bin/ruff check .
