@@ -194,11 +194,14 @@ def latent_switching(
 @torch.no_grad()
 def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> dict[str, dict[str, float]]:
     """The domain's figures of merit under latents that the encoder read from real samples (``oracle``), under latents
-    from the prior (``sampled``) and with latents dropped (``none``), from the same noise and conditions."""
+    from the prior (``sampled``) and, where the model trained so, with latents dropped (``none``), from the same noise and conditions."""
     latents = pipeline.encode(batch, request.seed)
     sampled = pipeline.latents_for(request, batch)
+    sources = {"sampled": sampled, "oracle": latents}
+    if pipeline.config.latents.drop:  # a model that never trained without latents has nothing to say about it
+        sources["none"] = latents.dropped()
     results = {}
-    for name, chosen in {"sampled": sampled, "oracle": latents, "none": latents.dropped()}.items():
+    for name, chosen in sources.items():
         states = []
         for start in range(0, batch.size, request.batch_size):
             piece = slice(start, min(start + request.batch_size, batch.size))
