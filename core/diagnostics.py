@@ -193,8 +193,8 @@ def latent_switching(
 
 @torch.no_grad()
 def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> dict[str, dict[str, float]]:
-    """The domain's figures of merit under latents that the encoder read from real samples (``oracle``), under latents
-    from the prior (``sampled``) and, where the model trained so, with latents dropped (``none``), from the same noise and conditions."""
+    """The domain's figures of merit from the same noise and conditions, under latents that the encoder read from real
+    samples (``oracle``), latents from the prior (``sampled``) and, where the model trained so, dropped ones (``none``)."""
     latents = pipeline.encode(batch, request.seed)
     sampled = pipeline.latents_for(request, batch)
     sources = {"sampled": sampled, "oracle": latents}
