@@ -194,7 +194,7 @@ def latent_switching(
 @torch.no_grad()
 def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> dict[str, dict[str, float]]:
     """The domain's figures of merit from the same noise and conditions, under latents that the encoder read from real
-    samples (``oracle``), latents from the prior (``sampled``) and, where the model trained so, dropped ones (``none``)."""
+    samples (``oracle``), latents from the prior (``sampled``) and, if the model trained so, dropped ones (``none``)."""
     latents = pipeline.encode(batch, request.seed)
     sampled = pipeline.latents_for(request, batch)
     sources = {"sampled": sampled, "oracle": latents}

@@ -13,8 +13,8 @@ from core.types import LatentLogits
 class LatentHead(nn.Module):
     """Per-latent linear maps from tokens to logits, standardised over the batch and scaled by a learned gain.
 
-    Trained by denoising alone from a random start, encoders collapse: one code soon wins for all samples, and the
-    denoiser stops listening. Standardising each logit over the batch (mean 0, variance 1 across samples) leaves no
+    Trained by denoising alone from a random start, encoders collapse in part: a few codes win early, the denoiser stops
+    listening to the others, and no gradient brings them back (docs/decisions.md has figures). Standardising each logit over the batch (mean 0, variance 1 across samples) leaves no
     way to do that; it adds no loss term. The paper does not mention it, but the authors' docking encoder has batch
     normalisation in this place, one layer earlier. Gaussian latents get the plain linear head.
 
