@@ -14,9 +14,10 @@ class LatentHead(nn.Module):
     """Per-latent linear maps from tokens to logits, standardised over the batch and scaled by a learned gain.
 
     Trained by denoising alone from a random start, encoders collapse in part: a few codes win early, the denoiser stops
-    listening to the others, and no gradient brings them back (docs/decisions.md has figures). Standardising each logit over the batch (mean 0, variance 1 across samples) leaves no
-    way to do that; it adds no loss term. The paper does not mention it, but the authors' docking encoder has batch
-    normalisation in this place, one layer earlier. Gaussian latents get the plain linear head.
+    listening to the others, and no gradient brings them back (docs/decisions.md has figures). Standardising
+    each logit over the batch (mean 0, variance 1 across samples) leaves no way to do that; it adds no loss term. The
+    paper does not mention it, but the authors' docking encoder has batch normalisation one layer earlier. Gaussian
+    latents get the plain linear head.
 
     Statistics are those of the global batch, over all processes, so that the number of processes does not change
     the result; with gradient accumulation they are those of one micro-batch. In evaluation running averages are used.
