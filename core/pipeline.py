@@ -1,5 +1,6 @@
 """A trained model, ready to use: what the command line and notebooks call."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -23,6 +24,7 @@ from core.spaces import latent_space
 from core.training.distributed import resolve_device
 from core.types import Batch, Latents
 
+logger = logging.getLogger("disco")
 CANDIDATES = 64  # completions per sample where codes are fixed behind free ones
 
 
@@ -130,6 +132,8 @@ class Pipeline:
             chosen = None if latents is None else latents.select(piece)
             state, nfe = self.solve(everything.select(piece), chosen, request, callback)
             parts.append(state)
+            if request.count > request.batch_size:
+                logger.info("generated %d of %d samples", piece.stop, request.count)
         return Generated(self.geometry.concatenate(parts), everything.to(self.device), latents, nfe)
 
     def field(self, batch: Batch, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:

@@ -1,6 +1,7 @@
 """What ``disco evaluate`` and ``disco diagnose`` write."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from core.rng import SampleStreams
 from core.samplers import Step
 from core.types import Batch
 
+logger = logging.getLogger("disco")
 EXACT_JACOBIAN_LIMIT = 8  # numbers per sample up to which the Jacobian is taken exactly
 HUTCHINSON_PROBES = 4
 SWITCH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -46,9 +48,11 @@ def evaluate_model(pipeline: Pipeline, request: Request, out: Path) -> dict[str,
     ``generated``: ``request.count`` samples as users get them. The other rows, in a model with latents, compare like
     with like on the conditions of real samples: latents from the prior, from the encoder, and dropped.
     """
+    logger.info("generating %d samples", request.count)
     result = pipeline.generate(request)
     rows = {"generated": pipeline.domain.evaluate(result.state, result.batch)}
     if pipeline.space is not None:
+        logger.info("comparing sources of latents on the conditions of real samples")
         rows |= oracle_and_sampled(pipeline, real_batch(pipeline, request.count), request)
     for row in rows.values():
         row["nfe"] = float(result.nfe)
@@ -62,15 +66,18 @@ def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> 
     batch = pipeline.domain.request(range(count)).to(pipeline.device)
     real, held_out = real_batch(pipeline, count), real_batch(pipeline, count, "val")
     latents = pipeline.latents_for(Request(count=count, seed=seed), batch)
+    logger.info("trajectories and curvature")
     states = record_states(pipeline, batch, latents, pipeline.config.sampling.steps, seed)
     field = pipeline.field(batch, latents)
     streams = SampleStreams(seed, batch.ids, "probes", pipeline.device)
     levels = _levels(pipeline)
+    logger.info("loss against noise level, on held-out data")
     curves = {
         "curvature": {"ODE": curvature_curve(field, states)},
         "loss": {"without latents": loss_by_level(pipeline, held_out, levels, with_latents=False, seed=seed)},
     }
     if pipeline.geometry.flat and len(states[0].state) == 1:
+        logger.info("Jacobian norm")
         curves["jacobian"] = _jacobian_curves(field, states, streams)
     files: list[Path] = []
     extra: dict[str, Any] = {}
@@ -81,6 +88,7 @@ def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> 
     for name, group in curves.items():
         log = "x" if name == "curvature" else "xy"
         files.append(plot_curves(group, titles[name], out / f"{name}.png", log=log))
+    logger.info("pictures of the domain")
     files += pipeline.domain.figures(pipeline, out)
     record = {name: {k: asdict(c) for k, c in group.items()} for name, group in curves.items()} | extra
     write_text(out / "diagnosis.json", json.dumps(record, indent=2))
@@ -104,6 +112,7 @@ def _latent_report(
     pipeline: Pipeline, batch: Batch, real: Batch, out: Path, seed: int
 ) -> tuple[dict[str, Any], list[Path]]:
     """Code usage on real data, and what switching the latents on the way changes."""
+    logger.info("code usage and latent switching")
     extra: dict[str, Any] = {}
     files: list[Path] = []
     oracle = pipeline.encode(real, seed)
