@@ -40,6 +40,7 @@ class Manifest:
     metrics: Mapping[str, float] | None = None
 
     def to_json(self) -> str:
+        """The text of manifest.json, with the versions that wrote it."""
         return json.dumps(
             {
                 "schema": SCHEMA,
@@ -67,11 +68,16 @@ def save_part(folder: Path, name: str, module: nn.Module) -> str:
 def update_model(folder: Path, manifest: Manifest, parts: Mapping[str, nn.Module]) -> Manifest:
     """Write networks into a model folder and bring its manifest up to date; other parts stay as they are.
 
-    ``manifest`` says all but the weights and the commit, which are filled in; metrics of earlier weights go.
+    ``manifest`` says all but the weights and the commit, which are filled in; metrics of earlier weights go. Where the
+    weights are those that lie there already, their commit and metrics stay.
     """
-    known = dict(read_manifest(folder).weights) if (folder / MANIFEST).exists() else {}
-    known |= {name: save_part(folder, name, module) for name, module in parts.items()}
-    manifest = replace(manifest, weights=known, git_commit=git_commit())
+    before = read_manifest(folder) if (folder / MANIFEST).exists() else None
+    known = dict(before.weights) if before else {}
+    weights = known | {name: save_part(folder, name, module) for name, module in parts.items()}
+    if before is not None and weights == known:
+        manifest = replace(before, config=manifest.config)
+    else:
+        manifest = replace(manifest, weights=weights, git_commit=git_commit())
     write_text(folder / MANIFEST, manifest.to_json())
     return manifest
 

@@ -312,3 +312,20 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     with pytest.raises(TrainingError, match="gradient norm is nan"):
         train(tiny_config("toy-plain"), tmp_path, quiet=True)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_run_killed_between_state_and_model_writes_the_model_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = tiny_config("toy-plain", ["train.denoiser.steps=16"])
+    train(tiny_config("toy-plain"), tmp_path, quiet=True)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("core.training.run.update_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(longer, tmp_path, quiet=True)
+    late = train(longer, tmp_path, quiet=True)
+    assert weights(late) == weights(train(longer, tmp_path / "fresh", quiet=True))

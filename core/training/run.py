@@ -59,17 +59,13 @@ def train(
 def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: bool) -> None:
     config, model = domain.config, folder / "model"
     dataset = domain.dataset("train")
-    known = read_manifest(model).weights if (model / MANIFEST).exists() else {}
-    trained = {} if name == "denoiser" else _trained_parts(name, domain, model)
+    trained, built_on = ({}, {}) if name == "denoiser" else _trained_parts(name, domain, model)
     # Initial weights follow from the run's seed and the stage alone.
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
-    # What a stage learned belongs to the networks it was built on.
-    built_on = {part: known[part] for part in trained if part not in stage.parts()}
     trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet, built_on))
-    if trainer.finished and set(stage.parts()) <= set(known):
+    if trainer.finished:
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
-        return
     trainer.run()
     if world.is_main:
         update_model(model, Manifest(config, {}, dataset.content_hash), _averaged_parts(trainer.ema))
@@ -81,14 +77,15 @@ def _averaged_parts(ema: EMA) -> dict[str, nn.Module]:
     return parts
 
 
-def _trained_parts(stage: str, domain: Domain, model: Path) -> dict[str, nn.Module]:
-    """The networks that earlier stages trained, loaded from the model folder."""
+def _trained_parts(stage: str, domain: Domain, model: Path) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The networks that earlier stages trained, and their checksums: what a stage learns belongs to them."""
     if not (model / MANIFEST).exists():
         raise ConfigError(
             f"stage '{stage}' needs the stage before it: train with --stage all, or --stage denoiser first"
         )
     manifest, builders = read_manifest(model), domain.parts()
-    return {n: load_part(model, n, builders[n](), manifest) for n in manifest.weights if n in builders and n != stage}
+    built_on = {name: checksum for name, checksum in manifest.weights.items() if name in builders and name != stage}
+    return {name: load_part(model, name, builders[name](), manifest) for name in built_on}, built_on
 
 
 def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:

@@ -27,6 +27,7 @@ class DenoiserStage(Stage):
         self.space = latent_space(config.latents) if with_latents else None
 
     def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
+        """``loss`` [B], with the latents' ``penalty`` [B] where they have one."""
         t = self.domain.training_times(streams)
         latents, penalty = None, None
         if self.encoder is not None and self.space is not None:
