@@ -174,19 +174,20 @@ def latent_switching(
     steps = pipeline.config.sampling.steps
     batch = batch.to(pipeline.device)
     sampler = Heun()
-    states = []
-    for share in shares:
+
+    def run(share: float) -> Any:
         start, times, streams = pipeline.start(batch, steps, seed)
         field = pipeline.field(batch, first)
-        cut = round(share * steps)
-        segments = [
-            Segment(sampler, times[: cut + 1]),
-            Segment(sampler, times[cut:], field.with_latents(second.to(pipeline.device))),
-        ]
-        states.append(run_segments(segments, field, start, streams))
-    kept, changed = (pipeline.solve(batch, z, Request(seed=seed, sampler=sampler))[0] for z in (first, second))
-    scale = float(pipeline.geometry.distance(kept, changed).mean())
-    apart = [float(pipeline.geometry.distance(kept, state).mean()) for state in states]
+        cut, other = round(share * steps), field.with_latents(second.to(pipeline.device))
+        return run_segments(
+            [Segment(sampler, times[: cut + 1]), Segment(sampler, times[cut:], other)], field, start, streams
+        )
+
+    runs = {share: run(share) for share in {0.0, 1.0, *shares}}
+    distance = pipeline.geometry.distance
+    scale = float(distance(runs[1.0], runs[0.0]).mean())
+    states = [runs[share] for share in shares]
+    apart = [float(distance(runs[1.0], state).mean()) for state in states]
     # Latents that change nothing at all leave nothing to compare with.
     return SwitchResult(list(shares), states, [d / scale if scale else 0.0 for d in apart])
 
@@ -202,10 +203,6 @@ def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> di
         sources["none"] = latents.dropped()
     results = {}
     for name, chosen in sources.items():
-        states = []
-        for start in range(0, batch.size, request.batch_size):
-            piece = slice(start, min(start + request.batch_size, batch.size))
-            part = None if chosen is None else chosen.select(piece)
-            states.append(pipeline.solve(batch.select(piece), part, request)[0])
-        results[name] = pipeline.domain.evaluate(pipeline.geometry.concatenate(states), batch)
+        state, _ = pipeline.solve_in_pieces(batch, chosen, request)
+        results[name] = pipeline.domain.evaluate(state, batch)
     return results

@@ -64,6 +64,10 @@ class Generated:
     nfe: int
 
 
+def _pieces(size: int, batch_size: int) -> list[slice]:
+    return [slice(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
+
+
 class Pipeline:
     """Denoiser, encoder and prior of one model with its domain."""
 
@@ -126,15 +130,8 @@ class Pipeline:
         spec = {**request.spec, **({} if request.label is None else {"label": request.label})}
         everything = self.domain.request(range(request.first, request.first + request.count), **spec)
         latents = self.latents_for(request, everything)
-        parts, nfe = [], 0
-        for start in range(0, request.count, request.batch_size):
-            piece = slice(start, min(start + request.batch_size, request.count))
-            chosen = None if latents is None else latents.select(piece)
-            state, nfe = self.solve(everything.select(piece), chosen, request, callback)
-            parts.append(state)
-            if request.count > request.batch_size:
-                logger.info("generated %d of %d samples", piece.stop, request.count)
-        return Generated(self.geometry.concatenate(parts), everything.to(self.device), latents, nfe)
+        state, nfe = self.solve_in_pieces(everything, latents, request, callback)
+        return Generated(state, everything.to(self.device), latents, nfe)
 
     def field(self, batch: Batch, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
@@ -168,6 +165,19 @@ class Pipeline:
         score = self.field(batch, latents, request.guidance)
         return sampler.run(score, state, times, streams, callback), score.nfe
 
+    def solve_in_pieces(
+        self, batch: Batch, latents: Latents | None, request: Request, callback: Callback | None = None
+    ) -> tuple[Any, int]:
+        """``solve`` with at most ``request.batch_size`` samples per network call."""
+        states, nfe = [], 0
+        for piece in _pieces(batch.size, request.batch_size):
+            chosen = None if latents is None else latents.select(piece)
+            state, nfe = self.solve(batch.select(piece), chosen, request, callback)
+            states.append(state)
+            if batch.size > request.batch_size:
+                logger.info("generated %d of %d samples", piece.stop, batch.size)
+        return self.geometry.concatenate(states), nfe
+
     def steps_of(self, request: Request) -> int:
         """Steps of a request: its own, else those its sampler was published with, else the model's."""
         own = request.sampler.default_steps if request.sampler is not None else None
@@ -186,9 +196,8 @@ class Pipeline:
         fixed = self._given_codes(request, batch.size)
         if fixed is not None and (fixed >= 0).all():
             return from_codes(fixed, self.space.width)
-        drawn = slice(0, 1) if request.share_latents else slice(0, batch.size)
+        pieces = _pieces(1 if request.share_latents else batch.size, request.batch_size)
         options = self._prior_options(request, fixed)
-        pieces = [slice(i, min(i + request.batch_size, drawn.stop)) for i in range(0, drawn.stop, request.batch_size)]
         values = torch.cat([self._from_prior(request.seed, batch, piece, options) for piece in pieces])
         return keep_all(values.expand(batch.size, -1, -1))
 

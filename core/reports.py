@@ -24,7 +24,7 @@ from core.pipeline import Pipeline, Request
 from core.plots import plot_curves, plot_usage
 from core.rng import SampleStreams
 from core.samplers import Step
-from core.types import Batch
+from core.types import Batch, Latents
 
 logger = logging.getLogger("disco")
 EXACT_JACOBIAN_LIMIT = 8  # numbers per sample up to which the Jacobian is taken exactly
@@ -32,11 +32,11 @@ HUTCHINSON_PROBES = 4
 SWITCH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def real_batch(pipeline: Pipeline, count: int, split: str = "train") -> Batch:
+def real_batch(pipeline: Pipeline, count: int | None = None, split: str = "train") -> Batch:
     """``count`` samples spread evenly over a data set (all of them where it is smaller), numbered from 0."""
     dataset = pipeline.domain.dataset(split)
     # A fixed stride instead of the first rows: data sets are often sorted by class.
-    size = min(count, len(dataset))
+    size = len(dataset) if count is None else min(count, len(dataset))
     indices = [i * len(dataset) // size for i in range(size)]
     batch: Batch = dataset.load(indices, range(size))
     return batch
@@ -83,7 +83,7 @@ def diagnose_model(pipeline: Pipeline, out: Path, count: int, seed: int = 0) -> 
     extra: dict[str, Any] = {}
     if pipeline.space is not None:
         curves["loss"]["with latents"] = loss_by_level(pipeline, held_out, levels, with_latents=True, seed=seed)
-        extra, files = _latent_report(pipeline, batch, real, out, seed)
+        extra, files = _latent_report(pipeline, batch, latents, real, out, seed)
     titles = {"curvature": "curvature", "jacobian": "Frobenius norm of the Jacobian", "loss": "squared error of D"}
     for name, group in curves.items():
         log = "x" if name == "curvature" else "xy"
@@ -109,7 +109,7 @@ def _levels(pipeline: Pipeline) -> list[float]:
 
 
 def _latent_report(
-    pipeline: Pipeline, batch: Batch, real: Batch, out: Path, seed: int
+    pipeline: Pipeline, batch: Batch, latents: Latents | None, real: Batch, out: Path, seed: int
 ) -> tuple[dict[str, Any], list[Path]]:
     """Code usage on real data, and what switching the latents on the way changes."""
     logger.info("code usage and latent switching")
@@ -120,9 +120,8 @@ def _latent_report(
         usage = code_usage(oracle.codes, oracle.values.shape[-1])
         extra["usage"] = {"perplexity": usage.perplexity.tolist(), "frequency": usage.frequency.tolist()}
         files.append(plot_usage(usage, out / "usage.png"))
-    first = pipeline.latents_for(Request(count=batch.size, seed=seed), batch)
     second = pipeline.latents_for(Request(count=batch.size, seed=seed + 1), batch)
-    if first is not None and second is not None and not torch.equal(first.values, second.values):
-        switched = latent_switching(pipeline, batch, first, second, SWITCH_SHARES, seed)
+    if latents is not None and second is not None and not torch.equal(latents.values, second.values):
+        switched = latent_switching(pipeline, batch, latents, second, SWITCH_SHARES, seed)
         extra["switching"] = {"shares": switched.shares, "distances": switched.distances}
     return extra, files

@@ -42,7 +42,7 @@ def measure_toy(pipeline: Pipeline, samples: int) -> dict[str, Any]:
         "w2_independent": independent["w2"], "w2_low_variance": stratified["w2"], "spread": stratified["spread"],
     }  # fmt: skip
     if pipeline.space is not None:
-        batch = real_batch(pipeline, len(pipeline.domain.dataset("train")))
+        batch = real_batch(pipeline)
         purity = code_purity(
             pipeline.encode(batch).codes[:, 0], mixture.nearest(batch.clean["x"]), pipeline.space.width
         )
@@ -58,12 +58,11 @@ def measure_digits(pipeline: Pipeline, samples: int) -> dict[str, Any]:
         result = pipeline.generate(Request(count=samples, steps=steps, sampler=make_sampler(sampler)))
         figures = evaluate_images("digits", result.state["x"], result.batch.label)
         numbers |= {f"{name}@{result.nfe}": value for name, value in figures.items()}
-    held_out = pipeline.domain.dataset("val")
-    batch = held_out.load(range(len(held_out)), range(len(held_out)))
+    batch = real_batch(pipeline, split="val")
     curves = {"without latents": loss_by_level(pipeline, batch, LOSS_LEVELS, with_latents=False)}
     if pipeline.space is not None:
         curves["with latents"] = loss_by_level(pipeline, batch, LOSS_LEVELS, with_latents=True)
-        codes = pipeline.encode(real_batch(pipeline, 10**6)).codes
+        codes = pipeline.encode(real_batch(pipeline)).codes
         numbers["mean_perplexity"] = float(code_usage(codes, pipeline.space.width).perplexity.mean())
     return {"numbers": numbers, "curves": curves}
 

@@ -47,15 +47,18 @@ def levels_below(record: Mapping[str, Any], measure: str) -> tuple[int, int]:
 
 def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> list[str]:
     """Figures 3 and 4 of the paper, and Wasserstein-2."""
-    pipelines = {NAMES[kind]: Pipeline.from_pretrained(folders[f"toy-{kind}"]) for kind in ("disco", "plain")}
+    pipelines = {NAMES[kind]: Pipeline.from_pretrained(folders[f"toy-{kind}"]) for kind in NAMES}
     runs = runs_with_references(pipelines)
     samples = draw_samples({name: runs[name] for name in pipelines}, out / "figures" / "toy-samples.png")
-    curves = draw_trajectory_curves(trajectory_curves(runs), out / "figures" / "toy-curves.png")
+    exact_curves = trajectory_curves({name: run for name, run in runs.items() if name not in pipelines})
+    measured = {name: read_curves(record["models"][f"toy-{kind}"][0]) for kind, name in NAMES.items()}
+    groups = {m: {n: c[m] for n, c in measured.items()} | exact for m, exact in exact_curves.items()}
+    curves = draw_trajectory_curves(groups, out / "figures" / "toy-curves.png")
     rows: dict[str, list[str]] = {}
-    for kind in ("disco", "plain"):
-        keys = ("w2_low_variance", "w2_independent", "spread", "min_purity", "modes_owned")
-        cells = [cell(numbers(record, f"toy-{kind}", key)) for key in keys]
-        rows[NAMES[kind]] = [*cells[:4], cell(numbers(record, f"toy-{kind}", "modes_owned"), 0), PAPER_W2[kind]]
+    for kind, name in NAMES.items():
+        keys = ("w2_low_variance", "w2_independent", "spread", "min_purity")
+        owned = cell(numbers(record, f"toy-{kind}", "modes_owned"), 0)
+        rows[name] = [*(cell(numbers(record, f"toy-{kind}", key)) for key in keys), owned, PAPER_W2[kind]]
     truth, exact = (record["references"]["toy"][name] for name in ("true points", "exact score"))
     rows["true points (floor)"] = [cell(truth["w2_low_variance"]), cell(truth["w2_independent"]), "0.200", "", "", ""]
     rows["exact score, same sampler"] = ["", cell(exact["w2_independent"]), "", "", "", ""]
@@ -63,7 +66,6 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
         "", "W2, low-variance samples", "W2, independent samples", "spread (true 0.2)", "least pure code",
         "modes owned", "W2 in the paper",
     ]  # fmt: skip
-    owned = cell(numbers(record, "toy-disco", "modes_owned"), 0)
     compared = []
     for measure in ("median curvature", "mean curvature", "jacobian of the denoiser", "jacobian of the score"):
         below, total = levels_below(record, measure)
@@ -72,7 +74,7 @@ def toy_section(record: Mapping[str, Any], folders: Mapping[str, Path], out: Pat
         heading("Eight Gaussians in the plane", "toy"),
         paragraph(
             "The latent has eight codes and the mixture eight modes. Nobody told the encoder about modes: it is "
-            f"trained by denoising alone. Modes that have a code of their own: {owned} of 8."
+            f"trained by denoising alone. Modes that have a code of their own: {rows[NAMES['disco']][4]} of 8."
         ),
         picture(samples, "Generated points and their trajectories (the paper's figure 3). Colour: code, or nearest "
                 "mode where there are no latents."),
