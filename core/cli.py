@@ -108,6 +108,9 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
+    given: Annotated[
+        list[str] | None, typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=); repeatable.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
     class_guidance: Annotated[float | None, typer.Option(help="Extra strength of the class; 0 = none.")] = None,
     label: Annotated[int | None, typer.Option("--class", help="Class number [default: all in turn].")] = None,
@@ -121,14 +124,13 @@ def sample(
 ) -> None:
     """Generate samples with a trained model."""
     from core.pipeline import Pipeline, Request
-    from core.samplers import make_sampler
 
     _logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
-    chosen = sampler or pipeline.config.sampling.sampler
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
-        sampler=make_sampler(chosen, _pairs(option)) if sampler or option else None,
+        spec=_pairs(given, "--given"),
+        sampler=pipeline.sampler(sampler, _pairs(option, "--option")) if sampler or option else None,
         codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
     )  # fmt: skip
     result = pipeline.generate(request)
@@ -188,6 +190,19 @@ def diagnose(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder or file with weights of another program.")],
+    out: Annotated[Path, typer.Argument(help="Folder for our model.")],
+) -> None:
+    """Turn weights of another program into a model folder. Nothing in their files is executed."""
+    from core.convert import convert as convert_weights
+
+    for note in convert_weights(source, out):
+        _say(note)
+    _say(f"model in {out}")
+
+
+@app.command()
 def domains() -> None:
     """List the domains that are installed."""
     for name in domain_names():
@@ -226,7 +241,7 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
     """samples.json: what was asked for and the codes of every sample; config.yaml beside it."""
     from core.files import write_text
 
-    discrete = result.latents is not None and pipeline.config.latents.kind == "discrete"
+    discrete = result.latents is not None and pipeline.space.discrete
     record = {
         "seed": request.seed,
         "ids": result.batch.ids.tolist(),
@@ -243,16 +258,16 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
     return out / "samples.json"
 
 
-def _pairs(items: list[str] | None) -> dict[str, Any]:
+def _pairs(items: list[str] | None, option: str) -> dict[str, Any]:
     pairs = {}
     for item in items or ():
         key, equals, text = item.partition("=")
         if not equals:
-            raise RequestError(f"--option {item}: write it as NAME=VALUE")
+            raise RequestError(f"{option} {item}: write it as NAME=VALUE")
         try:
             pairs[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RequestError(f"--option {item}: the value is not valid YAML") from error
+            raise RequestError(f"{option} {item}: the value is not valid YAML") from error
     return pairs
 
 

@@ -28,7 +28,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
     for name in config.train:
         if name not in stages:
             raise ConfigError(f"{where}: unknown key 'train.{name}'; {_did_you_mean(name, stages)}")
-    make_sampler(config.sampling.sampler, config.sampling.options)  # a wrong name must not wait until training is over
+    # A wrong name must not wait until training is over.
+    make_sampler(config.sampling.sampler, config.sampling.options, domain.samplers())
     return config
 
 

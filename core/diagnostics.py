@@ -13,7 +13,7 @@ from core.losses import score_matching
 from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from core.samplers import Heun, Segment, Step, run_segments
-from core.types import Batch, Latents, Tangent
+from core.types import Latents, Samples, Tangent
 
 CURVATURE_STEP = 1e-3  # the paper's dt
 
@@ -83,7 +83,7 @@ def field_function(field: ScoreField, t: Tensor, kind: str, name: str = "x") -> 
     return evaluate
 
 
-def record_states(pipeline: Pipeline, batch: Batch, latents: Latents | None, steps: int, seed: int = 0) -> list[Step]:
+def record_states(pipeline: Pipeline, batch: Samples, latents: Latents | None, steps: int, seed: int = 0) -> list[Step]:
     """States along the model's ODE, at every point of its time grid, the clean end included."""
     states: list[Step] = []
     end, _ = pipeline.solve(batch, latents, Request(steps=steps, seed=seed, sampler=Heun()), states.append)
@@ -121,7 +121,7 @@ def jacobian_curve(
 
 @torch.no_grad()
 def loss_by_level(
-    pipeline: Pipeline, batch: Batch, levels: Sequence[float], with_latents: bool, repeats: int = 4, seed: int = 0
+    pipeline: Pipeline, batch: Samples, levels: Sequence[float], with_latents: bool, repeats: int = 4, seed: int = 0
 ) -> Curve:
     """Mean denoising loss ||D - y||^2 per element against noise level (DisCo-Diff Fig. 7): with the encoder's latents,
     or with the latents dropped. The training weight is divided out, so that only the error is left."""
@@ -143,7 +143,7 @@ def loss_by_level(
 
 
 def _squared_error(
-    pipeline: Pipeline, batch: Batch, t: Tensor, latents: Latents | None, streams: SampleStreams
+    pipeline: Pipeline, batch: Any, t: Tensor, latents: Latents | None, streams: SampleStreams
 ) -> Tensor:
     """[B] the loss with the weight sigma^4, which makes it ||D - y||^2 per element on flat fields."""
     geometry = pipeline.geometry
@@ -165,7 +165,7 @@ class SwitchResult:
 
 @torch.no_grad()
 def latent_switching(
-    pipeline: Pipeline, batch: Batch, first: Latents, second: Latents, shares: Sequence[float], seed: int = 0
+    pipeline: Pipeline, batch: Samples, first: Latents, second: Latents, shares: Sequence[float], seed: int = 0
 ) -> SwitchResult:
     """Start under one set of latents, go on under another after each share of the steps (DisCo-Diff appendix G).
 
@@ -193,7 +193,7 @@ def latent_switching(
 
 
 @torch.no_grad()
-def oracle_and_sampled(pipeline: Pipeline, batch: Batch, request: Request) -> dict[str, dict[str, float]]:
+def oracle_and_sampled(pipeline: Pipeline, batch: Samples, request: Request) -> dict[str, dict[str, float]]:
     """The domain's figures of merit from the same noise and conditions, under latents that the encoder read from real
     samples (``oracle``), latents from the prior (``sampled``) and, if the model trained so, dropped ones (``none``)."""
     latents = pipeline.encode(batch, request.seed)

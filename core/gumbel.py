@@ -21,7 +21,12 @@ def gumbel_softmax(
     the temperature only shapes the gradient. Categories outside the mask get probability zero.
     """
     masked = logits.masked
-    noise = streams.gumbel(*masked.shape[1:], dtype=torch.float32).to(masked.device)
+    count, width = masked.shape[1:]
+    if logits.mask is None:
+        noise = streams.gumbel(count, width)
+    else:  # slot by slot: a sample's numbers then do not depend on how far the batch pads its codebook
+        noise = torch.stack([streams.gumbel(width) for _ in range(count)], dim=1)
+    noise = noise.to(masked.device)
     soft = torch.softmax((masked.float() + noise) / temperature, dim=-1)
     if not hard:
         return soft

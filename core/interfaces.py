@@ -1,7 +1,8 @@
 """The contracts. A new domain implements these and nothing else (see docs/new-domain.md)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from core.config import RunConfig
 from core.rng import SampleStreams
-from core.types import Batch, Corrupted, LatentLogits, Latents, State, Tangent
+from core.types import Corrupted, LatentLogits, Latents, Samples, State, Tangent
 
 
 class Geometry(ABC, Generic[State]):
@@ -117,6 +118,10 @@ class Stage(nn.Module, ABC):
     def parts(self) -> dict[str, nn.Module]:
         """What this stage trains, by the name it gets in the model folder."""
 
+    def frozen(self, step: int) -> Iterable[nn.Parameter]:
+        """Parameters that optimiser step number ``step`` leaves alone; none by default."""
+        return ()
+
 
 @runtime_checkable
 class Dataset(Protocol):
@@ -127,6 +132,15 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
     def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> Any:
         """Batch of the samples at ``indices``; ``ids`` are the numbers of their random streams."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A foreign checkpoint as ours: configuration, networks by part, and what a user should know about them."""
+
+    config: RunConfig
+    networks: Mapping[str, nn.Module]
+    notes: tuple[str, ...] = ()
 
 
 class Domain(ABC):
@@ -165,19 +179,45 @@ class Domain(ABC):
         """[steps + 1] decreasing times in float64, the last one noise-free."""
 
     @abstractmethod
-    def request(self, ids: Sequence[int], **spec: Any) -> Batch:
+    def request(self, ids: Sequence[int], **spec: Any) -> Samples:
         """What to generate: sample numbers and, where the domain has them, conditions.
 
         Raises RequestError for a condition that the model does not know.
         """
 
     @abstractmethod
-    def evaluate(self, samples: Any, batch: Batch) -> dict[str, float]:
+    def evaluate(self, samples: Any, batch: Any) -> dict[str, float]:
         """Named figures of merit of generated samples (a clean state) against real data."""
 
     @abstractmethod
-    def write(self, samples: Any, batch: Batch, out: Path) -> list[Path]:
+    def write(self, samples: Any, batch: Any, out: Path) -> list[Path]:
         """Write samples in the domain's usual formats; returns the files."""
+
+    def start_prior(self, prior: nn.Module, trained: Mapping[str, nn.Module]) -> None:
+        """Give an untrained prior what it takes over from the trained denoiser or encoder; nothing by default."""
+
+    def frozen_prior(self, prior: nn.Module, step: int) -> Iterable[nn.Parameter]:
+        """Parameters of the prior that its optimiser step number ``step`` leaves alone; none by default."""
+        return ()
+
+    @classmethod
+    def samplers(cls) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        """Settings with a name of their own in this domain, as (sampler of the core, options); none by default."""
+        return {}
+
+    @classmethod
+    def convert(cls, source: Path) -> "Converted | None":
+        """A foreign checkpoint as networks of this domain; None where the files are of no kind that it knows.
+
+        Raises CheckpointError for files that are of a known kind but damaged or incomplete. Must not execute anything
+        that the files hold.
+        """
+        return None
+
+    def evaluation(self, pipeline: Any, request: Any, out: Path) -> dict[str, dict[str, float]] | None:
+        """Rows of figures of merit where the domain has a protocol of its own (docking: many poses of every complex of
+        a test set); None, the default, for the core's."""
+        return None
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         """Builders of the untrained networks by the name of their part of a model; domain stages add theirs."""

@@ -27,6 +27,10 @@ class LatentSpace(ABC):
     width: int
     encoder_width: int
 
+    def codebook(self, batch: Any) -> int:
+        """Numbers per latent of the samples of a batch: ``width``, but for latents whose codebook is the sample's own."""
+        return self.width
+
     @abstractmethod
     def encode(self, encoding: LatentLogits, streams: SampleStreams) -> Float[Tensor, "b m k"]:
         """Differentiable sample, for training the denoiser and the encoder."""
@@ -84,7 +88,19 @@ class CategoricalSpace(LatentSpace):
 
     def sample(self, prior: nn.Module, batch: Any, streams: SampleStreams, options: PriorOptions) -> Tensor:
         codes = sample_codes(prior, batch, self.count, streams, options)
-        return functional.one_hot(codes, self.codes).float()
+        return functional.one_hot(codes, self.codebook(batch)).float()
+
+
+@dataclass(frozen=True)
+class PointerSpace(CategoricalSpace):
+    """M latents that each name one node of the sample. Batches say by ``categories`` how many nodes their largest sample
+    has; ``codes`` and ``width`` mean nothing here."""
+
+    codes: int = 0
+
+    def codebook(self, batch: Any) -> int:
+        size: int = batch.categories
+        return size
 
 
 def drop_latents(values: Float[Tensor, "b m k"], probability: float, streams: SampleStreams) -> Latents:

@@ -10,14 +10,14 @@ from core.types import Corrupted, Latents, Tangent
 
 
 def score_matching(predicted: Tangent, corrupted: Corrupted[Any]) -> Tensor:
-    """[B] sum over fields of the mean over elements of weight (score - target)^2.
+    """[B] sum over fields of the mean over elements of weight (score - target)^2; a field without elements adds 0.
 
     For flat fields the weight is lambda sigma^4, so this is lambda ||D(x; sigma, z) - y||^2 per element.
     """
-    per_field = [
-        (corrupted.weight[name] * (value - corrupted.target[name]) ** 2).flatten(1).mean(1)
-        for name, value in predicted.items()
-    ]
+    squares = (
+        (corrupted.weight[name] * (value - corrupted.target[name]) ** 2).flatten(1) for name, value in predicted.items()
+    )
+    per_field = [square.sum(1) / max(1, square.shape[1]) for square in squares]
     return sum(per_field[1:], start=per_field[0])
 
 

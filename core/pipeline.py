@@ -22,7 +22,7 @@ from core.rng import SampleStreams
 from core.samplers import Callback, Sampler, make_sampler
 from core.spaces import latent_space
 from core.training.distributed import resolve_device
-from core.types import Batch, Latents
+from core.types import Latents, Samples, padded
 
 logger = logging.getLogger("disco")
 CANDIDATES = 64  # completions per sample where codes are fixed behind free ones
@@ -59,7 +59,7 @@ class Generated:
     were generated under (None in a model without); nfe: network evaluations per sample."""
 
     state: Any
-    batch: Batch
+    batch: Samples
     latents: Latents | None
     nfe: int
 
@@ -107,6 +107,10 @@ class Pipeline:
         """Write a model folder that ``from_pretrained`` reads."""
         update_model(Path(folder), replace(self.manifest, config=self.config), self.networks)
 
+    def sampler(self, name: str | None = None, options: Mapping[str, Any] | None = None) -> Sampler:
+        """Sampler by name (None: the model's own), the domain's names included. Raises ConfigError."""
+        return make_sampler(name or self.config.sampling.sampler, options, self.domain.samplers())
+
     @property
     def denoiser(self) -> Denoiser:
         return cast(Denoiser, self.networks["denoiser"])
@@ -133,7 +137,7 @@ class Pipeline:
         state, nfe = self.solve_in_pieces(everything, latents, request, callback)
         return Generated(state, everything.to(self.device), latents, nfe)
 
-    def field(self, batch: Batch, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
+    def field(self, batch: Samples, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
         if guidance is None:
             own = self.config.sampling
@@ -144,7 +148,7 @@ class Pipeline:
         latents = None if latents is None else latents.to(self.device)
         return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, self.domain.null_label)
 
-    def start(self, batch: Batch, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
+    def start(self, batch: Samples, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
         """Initial noise of a batch, the time grid, and the streams for the noise of later steps."""
         times = self.domain.sampling_times(steps).to(self.device)
         streams = SampleStreams(seed, batch.ids, "noise", self.device)
@@ -152,7 +156,7 @@ class Pipeline:
 
     @torch.no_grad()
     def solve(
-        self, batch: Batch, latents: Latents | None, request: Request = Request(), callback: Callback | None = None
+        self, batch: Samples, latents: Latents | None, request: Request = Request(), callback: Callback | None = None
     ) -> tuple[Any, int]:
         """The reverse process of one batch under given latents: clean state, and network evaluations per sample.
 
@@ -160,13 +164,13 @@ class Pipeline:
         """
         defaults = self.config.sampling
         batch = batch.to(self.device)
-        sampler = request.sampler or make_sampler(defaults.sampler, defaults.options)
+        sampler = request.sampler or self.sampler(defaults.sampler, defaults.options)
         state, times, streams = self.start(batch, self.steps_of(request), request.seed)
         score = self.field(batch, latents, request.guidance)
         return sampler.run(score, state, times, streams, callback), score.nfe
 
     def solve_in_pieces(
-        self, batch: Batch, latents: Latents | None, request: Request, callback: Callback | None = None
+        self, batch: Samples, latents: Latents | None, request: Request, callback: Callback | None = None
     ) -> tuple[Any, int]:
         """``solve`` with at most ``request.batch_size`` samples per network call."""
         states, nfe = [], 0
@@ -187,28 +191,30 @@ class Pipeline:
         return steps
 
     @torch.no_grad()
-    def latents_for(self, request: Request, batch: Batch) -> Latents | None:
+    def latents_for(self, request: Request, batch: Samples) -> Latents | None:
         """Latents of a request: given codes, or samples of the prior; None in a model without latents."""
         if self.space is None:
             if request.codes is not None or request.share_latents:
                 raise RequestError("codes were given, and this model has no latents")
             return None
-        fixed = self._given_codes(request, batch.size)
+        fixed, width = self._given_codes(request, batch), self.space.codebook(batch)
         if fixed is not None and (fixed >= 0).all():
-            return from_codes(fixed, self.space.width)
+            return from_codes(fixed, width)
         pieces = _pieces(1 if request.share_latents else batch.size, request.batch_size)
         options = self._prior_options(request, fixed)
-        values = torch.cat([self._from_prior(request.seed, batch, piece, options) for piece in pieces])
+        drawn = (self._from_prior(request.seed, batch, piece, options) for piece in pieces)
+        values = torch.cat([padded(piece, width) for piece in drawn])
         return keep_all(values.expand(batch.size, -1, -1))
 
-    def _given_codes(self, request: Request, size: int) -> Tensor | None:
+    def _given_codes(self, request: Request, batch: Samples) -> Tensor | None:
         """[B, M] codes that a request gives, -1 where it leaves them free."""
         given = request.codes if request.codes is not None else request.prior.fixed if request.prior else None
         if given is None or self.space is None:
             return None
         if not self.space.discrete:
             raise RequestError("codes were given, and this model's latents are not discrete")
-        codes, count, width = torch.as_tensor(given, device=self.device), self.space.count, self.space.width
+        codes, size = torch.as_tensor(given, device=self.device), batch.size
+        count, width = self.space.count, self.space.codebook(batch)
         if codes.shape not in ((count,), (1, count), (size, count)) or codes.min() < -1 or codes.max() >= width:
             raise RequestError(
                 f"codes must be {count} numbers from 0 to {width - 1} (-1 leaves one to the prior), for all samples or "
@@ -228,7 +234,7 @@ class Pipeline:
             options, fixed=fixed, candidates=options.candidates if prefix else max(options.candidates, CANDIDATES)
         )
 
-    def _from_prior(self, seed: int, batch: Batch, piece: slice, options: PriorOptions) -> Tensor:
+    def _from_prior(self, seed: int, batch: Samples, piece: slice, options: PriorOptions) -> Tensor:
         """[B, M, K] latents of one piece of a batch, drawn from the prior."""
         if self.space is None or "prior" not in self.networks:
             raise RequestError("this model has no prior yet: train it with disco train --stage prior, or give codes")
@@ -238,7 +244,7 @@ class Pipeline:
         return self.space.sample(self.networks["prior"], part, streams, cut)
 
     @torch.no_grad()
-    def encode(self, batch: Batch, seed: int = 0) -> Latents:
+    def encode(self, batch: Samples, seed: int = 0) -> Latents:
         """Oracle latents: what the encoder reads from clean samples. Raises RequestError without an encoder."""
         if self.space is None:
             raise RequestError("this model has no latents, so it has no encoder")

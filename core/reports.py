@@ -24,7 +24,7 @@ from core.pipeline import Pipeline, Request
 from core.plots import plot_curves, plot_usage
 from core.rng import SampleStreams
 from core.samplers import Step
-from core.types import Batch, Latents
+from core.types import Latents, Samples
 
 logger = logging.getLogger("disco")
 EXACT_JACOBIAN_LIMIT = 8  # numbers per sample up to which the Jacobian is taken exactly
@@ -32,14 +32,13 @@ HUTCHINSON_PROBES = 4
 SWITCH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def real_batch(pipeline: Pipeline, count: int | None = None, split: str = "train") -> Batch:
+def real_batch(pipeline: Pipeline, count: int | None = None, split: str = "train") -> Any:
     """``count`` samples spread evenly over a data set (all of them where it is smaller), numbered from 0."""
     dataset = pipeline.domain.dataset(split)
     # A fixed stride instead of the first rows: data sets are often sorted by class.
     size = len(dataset) if count is None else min(count, len(dataset))
     indices = [i * len(dataset) // size for i in range(size)]
-    batch: Batch = dataset.load(indices, range(size))
-    return batch
+    return dataset.load(indices, range(size))
 
 
 def evaluate_model(pipeline: Pipeline, request: Request, out: Path) -> dict[str, dict[str, float]]:
@@ -48,6 +47,9 @@ def evaluate_model(pipeline: Pipeline, request: Request, out: Path) -> dict[str,
     ``generated``: ``request.count`` samples as users get them. The other rows, in a model with latents, compare like
     with like on the conditions of real samples: latents from the prior, from the encoder, and dropped.
     """
+    own = pipeline.domain.evaluation(pipeline, request, out)
+    if own is not None:
+        return own
     logger.info("generating %d samples", request.count)
     result = pipeline.generate(request)
     rows = {"generated": pipeline.domain.evaluate(result.state, result.batch)}
@@ -109,7 +111,7 @@ def _levels(pipeline: Pipeline) -> list[float]:
 
 
 def _latent_report(
-    pipeline: Pipeline, batch: Batch, latents: Latents | None, real: Batch, out: Path, seed: int
+    pipeline: Pipeline, batch: Samples, latents: Latents | None, real: Samples, out: Path, seed: int
 ) -> tuple[dict[str, Any], list[Path]]:
     """Code usage on real data, and what switching the latents on the way changes."""
     logger.info("code usage and latent switching")

@@ -92,7 +92,7 @@ class SampleStreams:
         else:
             # 23 bits, so that adding one half is exact and 1.0 is never reached.
             values = ((self._words(count)[:, :count] >> 9).to(torch.float32) + 0.5) * 2.0**-23
-        return values.to(dtype).reshape(-1, *shape)
+        return values.to(dtype).reshape(len(self), *shape)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """[B, *shape] standard normal numbers (Box-Muller in float64, then cast)."""
@@ -103,7 +103,7 @@ class SampleStreams:
         radius = (-2 * ((first + 0.5) * 2.0**-32).log()).sqrt()
         angle = (2 * math.pi * 2.0**-32) * second
         values = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
-        return values.to(dtype).reshape(-1, *shape)
+        return values.to(dtype).reshape(len(self), *shape)
 
     def gumbel(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """[B, *shape] standard Gumbel noise, -log(-log U)."""

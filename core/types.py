@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 State = TypeVar("State")
 Tangent = Mapping[str, Tensor]  # one tensor per noised field: {"x"} for images and points
@@ -63,8 +64,14 @@ class Latents:
 
     @staticmethod
     def concatenate(parts: list["Latents"]) -> "Latents":
-        """Latents of several batches, one after the other."""
-        return Latents(torch.cat([p.values for p in parts]), torch.cat([p.keep for p in parts]))
+        """Latents of several batches, one after the other, padded to the largest codebook."""
+        width = max(part.values.shape[2] for part in parts)
+        return Latents(torch.cat([padded(p.values, width) for p in parts]), torch.cat([p.keep for p in parts]))
+
+
+def padded(values: Float[Tensor, "b m k"], width: int) -> Float[Tensor, "b m w"]:
+    """Values per category with zeros behind, up to ``width`` categories."""
+    return values if values.shape[2] == width else functional.pad(values, (0, width - values.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,21 @@ class Corrupted(Generic[State]):
     state: State
     target: Tangent
     weight: Tangent
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """What the core needs of any batch: numbers of the random streams [B], class numbers [B] or None, how many samples
+    there are, and parts of it. Domains whose data are no tensors of one shape (docking) have a class of their own."""
+
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def label(self) -> Tensor | None: ...
+    @property
+    def size(self) -> int: ...
+    def to(self, device: torch.device | str) -> "Samples": ...
+    def select(self, index: Tensor | slice) -> "Samples": ...
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""Spaces that states live in. Each implements ``core.interfaces.Geometry``."""
+"""Spaces that states live in, each a ``core.interfaces.Geometry``, and the distributions that they are made of."""
 
 from core.geometry.euclidean import Euclidean
+from core.geometry.so3 import IGSO3, AuthorsIGSO3
+from core.geometry.torus import TabulatedNorm
 
-__all__ = ["Euclidean"]
+__all__ = ["IGSO3", "AuthorsIGSO3", "Euclidean", "TabulatedNorm"]

@@ -25,13 +25,20 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 
 
-def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler:
+Named = Mapping[str, tuple[str, Mapping[str, Any]]]
+
+
+def make_sampler(name: str, options: Mapping[str, Any] | None = None, named: Named = {}) -> Sampler:  # noqa: B006
     """Sampler by name, with options of its dataclass; options that are samplers are given by name.
 
+    named: further names, each for a sampler of the core with options (``Domain.samplers``).
     Raises ConfigError for an unknown name, an unknown option or a value of the wrong type.
     """
+    if name in named:
+        name, preset = named[name]
+        options = {**preset, **(options or {})}
     if name not in SAMPLERS:
-        raise ConfigError(f"unknown sampler '{name}'; known: {', '.join(SAMPLERS)}")
+        raise ConfigError(f"unknown sampler '{name}'; known: {', '.join([*SAMPLERS, *named])}")
     fields = {f.name: f.type for f in dataclasses.fields(SAMPLERS[name])}  # type: ignore[arg-type]
     known = {key: kind for key, kind in fields.items() if kind in NUMERIC or kind in (Sampler, OneStep)}
     resolved = {}

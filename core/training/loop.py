@@ -155,6 +155,8 @@ class Trainer:
                 totals[name] = totals.get(name, torch.zeros_like(value[0].detach())) + value.detach().mean() / pieces
         totals = {name: self.world.mean(value) for name, value in totals.items()}
         self._check_finite(totals["loss"], "loss")
+        for parameter in self.stage.frozen(self.step):  # AdamW passes over what has no gradient
+            parameter.grad = None
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip or math.inf)
         if not self.scaler.is_enabled():

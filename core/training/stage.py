@@ -1,11 +1,12 @@
 """Training stages: modules whose forward is a loss over a batch. One loop trains them all."""
 
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.interfaces import DiscreteEncoder, Domain, Stage
+from core.interfaces import Domain, Stage
 from core.latents import drop_latents
 from core.losses import denoising_loss
 from core.rng import SampleStreams
@@ -38,7 +39,7 @@ class DenoiserStage(Stage):
             dropped = streams.uniform(1)[:, 0] < self.domain.class_drop
             batch = batch.with_label(torch.where(dropped, self.domain.null_label, batch.label))
         loss = denoising_loss(self.denoiser, self.geometry, batch, t, latents, streams)
-        if penalty is None or self.domain.config.latents.kind == "discrete":
+        if penalty is None or self.space is None or self.space.discrete:
             return {"loss": loss}
         return {"loss": loss + penalty, "penalty": penalty}
 
@@ -54,21 +55,25 @@ class PriorStage(Stage):
 
     name = "prior"
 
-    def __init__(self, domain: Domain, encoder: DiscreteEncoder) -> None:
+    def __init__(self, domain: Domain, trained: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.space = latent_space(domain.config.latents)
-        self.prior = domain.prior()
+        self.domain, self.prior = domain, domain.prior()
+        domain.start_prior(self.prior, trained)
         # In a tuple, so that it is no part of what this stage trains and saves.
-        self._frozen = (encoder.requires_grad_(False).eval(),)
+        self._encoder = (trained["encoder"].requires_grad_(False).eval(),)
 
     def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
         with torch.no_grad():
-            encoder = self._frozen[0].to(batch.ids.device)
+            encoder = self._encoder[0].to(batch.ids.device)
             values = self.space.extract(encoder(batch), streams)
         return {"loss": self.space.prior_loss(self.prior, batch, values, streams)}
 
     def parts(self) -> dict[str, nn.Module]:
         return {"prior": self.prior}
+
+    def frozen(self, step: int) -> Iterable[nn.Parameter]:
+        return self.domain.frozen_prior(self.prior, step)
 
 
 def stage_names(domain: Domain) -> list[str]:
@@ -82,5 +87,5 @@ def build_stage(name: str, domain: Domain, trained: dict[str, nn.Module]) -> Sta
     if name == DenoiserStage.name:
         return DenoiserStage(domain)
     if name == PriorStage.name:
-        return PriorStage(domain, cast(DiscreteEncoder, trained["encoder"]))
+        return PriorStage(domain, trained)
     return domain.stages()[name](nn.ModuleDict(trained))

@@ -1,0 +1,155 @@
+"""The ``model`` section of docking runs."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from core.config import Section
+from core.geometry.so3 import AuthorsIGSO3, IGSO3
+from domains.docking.networks.backbone import BackboneOptions, Quirks
+from domains.docking.networks.confidence import ConfidenceOptions, ConfidenceQuirks
+from domains.docking.networks.prior import PriorQuirks
+from domains.docking.noise import DockingNoise
+
+NoiseRange = tuple[PositiveFloat, PositiveFloat]
+
+
+class DockingNoiseConfig(Section):
+    """Levels (lowest, highest) of each part: tr in Angstrom, rot and tor in radians (paper section 4.2).
+
+    igso3: law of the rotations, ``heat`` (Brownian motion of variance sigma^2 per axis, as in DiffDock) or ``authors``
+    (twice that, at the levels of their table: what the published weights were trained with); torsion_norms: ``exact``,
+    or ``table`` where a table came with converted weights; time_power: t = u^(1/power), u uniform, so 2 is Beta(2, 1).
+    """
+
+    tr: NoiseRange = (0.1, 19.0)
+    rot: NoiseRange = (0.03, 1.55)
+    tor: NoiseRange = (0.03, 3.14)
+    igso3: Literal["heat", "authors"] = "heat"
+    torsion_norms: Literal["exact", "table"] = "exact"
+    time_power: PositiveFloat = 2.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "DockingNoiseConfig":
+        for name in ("tr", "rot", "tor"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ValueError(f"{name}: the lowest level {low} must be below the highest {high}")
+        return self
+
+    def build(self) -> DockingNoise:
+        law = IGSO3(0.5) if self.igso3 == "heat" else AuthorsIGSO3()
+        return DockingNoise(self.tr, self.rot, self.tor, law)
+
+
+class BackboneConfig(Section):
+    """Sizes of a graph network: layers, scalars (the authors' ns), vectors (nv), and distances in Angstrom."""
+
+    layers: PositiveInt = 5
+    scalars: PositiveInt = 24
+    vectors: PositiveInt = 6
+    distance_dim: PositiveInt = 32
+    ligand_radius: PositiveFloat = 5.0
+    residue_radius: PositiveFloat = 30.0
+    cross_radius: PositiveFloat = 80.0
+    cross_cutoff: PositiveFloat | None = None
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class ConfidenceConfig(BackboneConfig):
+    """The confidence model: all protein atoms, harmonics of degree 2. outputs: logits per pose, the first ranks."""
+
+    cross_cutoff: PositiveFloat = 20.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    outputs: PositiveInt = 2
+
+
+class QuirksConfig(Section):
+    """What the authors' code does and a fresh design would not; converted models have all of it (docs/docking.md).
+
+    zero_cross_latents: edges between ligand and receptor do not see the latents; unsigned_reverse: messages back from
+    ligand to receptor use the direction vector of the messages there; prior_channels: how many scalars and
+    pseudoscalars the prior's heads read (None: all); prior_shared_head: one head for all latents;
+    shifted_language: the confidence model reads its residue embeddings shifted by the width of the noise level's.
+    """
+
+    zero_cross_latents: bool = False
+    unsigned_reverse: bool = False
+    prior_channels: PositiveInt | None = None
+    prior_shared_head: bool = False
+    shifted_language: bool = False
+
+    @property
+    def backbone(self) -> Quirks:
+        return Quirks(self.zero_cross_latents, self.unsigned_reverse)
+
+    @property
+    def prior(self) -> PriorQuirks:
+        return PriorQuirks(self.prior_channels, self.prior_shared_head)
+
+    @property
+    def confidence(self) -> ConfidenceQuirks:
+        return ConfidenceQuirks(self.shifted_language, self.unsigned_reverse)
+
+
+class DataConfig(Section):
+    """Complexes to train and measure on: ``folder``/NAME/ with a protein and a ligand (protein.pdb, ligand.sdf, or
+    PDBBind's names). table: CSV with columns ``id`` and ``split`` that says which are ``train``, ``val`` and ``test``,
+    and perhaps ``no_rec_overlap`` (1: its receptor is not in training); without a table one of twenty, by the checksum of its name, is ``val``."""
+
+    folder: str = ""
+    table: str = ""
+
+
+class EvaluationConfig(Section):
+    """``disco evaluate``: split that is docked, poses per complex, PoseBusters checks as well, and where the latents come
+    from: ``prior``, ``encoder`` (read off the true pose: how good the denoiser would be under the right latents) or
+    ``dropped``."""
+
+    split: Literal["val", "test"] = "val"
+    poses: PositiveInt = 40
+    pose_checks: bool = False
+    latents: tuple[Literal["prior", "encoder", "dropped"], ...] = ("prior",)
+
+
+class DockingConfig(Section):
+    """The ``model`` section of docking runs. Defaults are DisCo-DiffDock-S's, without its language model.
+
+    language_dim: width of the residue embeddings that the networks read, 0 for none (ESM-2 650M: 1280); language:
+    folder of that language model; prior_freeze: optimiser steps in which the prior's copy of the denoiser stays as it
+    is; time_dim, time_scale: embedding of the time.
+    """
+
+    data: DataConfig = DataConfig()
+    noise: DockingNoiseConfig = DockingNoiseConfig()
+    denoiser: BackboneConfig = BackboneConfig()
+    encoder: BackboneConfig = BackboneConfig(layers=3, vectors=4, cross_radius=30.0, cross_cutoff=30.0)
+    confidence: ConfidenceConfig | None = None
+    quirks: QuirksConfig = QuirksConfig()
+    language_dim: int = Field(default=0, ge=0)
+    language: str = ""
+    time_dim: PositiveInt = 32
+    time_scale: PositiveFloat = 1000.0
+    prior_freeze: int = Field(default=0, ge=0)
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def denoiser_options(self, latent_width: int, dropped: bool) -> BackboneOptions:
+        """Sizes of the denoiser, and of the prior, which is a copy of it."""
+        return BackboneOptions(
+            **self.denoiser.model_dump(), sigma_dim=self.time_dim, time_scale=self.time_scale,
+            latent_width=latent_width, language=self.language_dim, dropped=dropped, quirks=self.quirks.backbone,
+        )  # fmt: skip
+
+    def encoder_options(self) -> BackboneOptions:
+        """Sizes of the encoder, which sees clean poses only: no noise level, no latents."""
+        return BackboneOptions(
+            **self.encoder.model_dump(), sigma_dim=0, language=self.language_dim, quirks=self.quirks.backbone
+        )
+
+    def confidence_options(self) -> ConfidenceOptions:
+        """Sizes of the confidence model. Raises ValueError where the model has none."""
+        if self.confidence is None:
+            raise ValueError("this model has no confidence model")
+        return ConfidenceOptions(
+            **self.confidence.model_dump(), language=self.language_dim, quirks=self.quirks.confidence
+        )

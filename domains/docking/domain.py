@@ -1,0 +1,166 @@
+"""Molecular docking as a domain: complexes, poses on R3 x SO(3) x T^k, equivariant networks, node-pointer latents."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.config import RunConfig
+from core.errors import ConfigError, RequestError
+from core.interfaces import Converted, Domain
+from core.pipeline import Pipeline, Request
+from core.rng import SampleStreams
+from domains.docking.batch import DockingBatch
+from domains.docking.pose import Pose
+from domains.docking.chemistry.ligand import read_ligand
+from domains.docking.chemistry.protein import read_protein
+from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.config import DockingConfig
+from domains.docking.data import DockingDataset
+from domains.docking.evaluation import evaluate_docking, figures_of, judge
+from domains.docking.geometry import DockingGeometry
+from domains.docking.language import LanguageModel
+from domains.docking.networks.confidence import ConfidenceNet
+from domains.docking.networks.denoiser import DockingDenoiser
+from domains.docking.networks.encoder import DockingEncoder
+from domains.docking.networks.latents import LatentInput
+from domains.docking.networks.prior import DockingPrior
+from domains.docking.noise import TabledNoise
+from domains.docking.published import convert_files
+from domains.docking.temperatures import PUBLISHED
+from domains.docking.write import write_poses
+
+
+class DockingDomain(Domain):
+    """Docking: ligand poses in proteins, SE(3)-equivariant score model, latents that point at atoms and residues."""
+
+    name = "docking"
+    Config = DockingConfig
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        if config.latents.kind == "gaussian":
+            raise ConfigError("docking has no continuous latents: set latents.kind to pointer, discrete or none")
+        self._datasets: dict[str, DockingDataset] = {}
+        self._language: LanguageModel | None = None
+
+    @property
+    def model(self) -> DockingConfig:
+        model: DockingConfig = self.config.model
+        return model
+
+    @property
+    def latents(self) -> LatentInput:
+        """How latents reach the nodes."""
+        c = self.config.latents
+        if c.kind == "none":
+            return LatentInput()
+        return LatentInput("pointer" if c.kind == "pointer" else "vocabulary", c.count, c.codes)
+
+    def language(self) -> LanguageModel | None:
+        """The language model that the networks were trained with, loaded once; None where they read none.
+
+        Raises ConfigError where its folder is not set.
+        """
+        if not self.model.language_dim:
+            return None
+        if not self.model.language:
+            raise ConfigError(
+                f"this model reads residue embeddings of width {self.model.language_dim} (ESM-2 650M: 1280): set "
+                "model.language to the folder that holds the language model"
+            )
+        if self._language is None:
+            self._language = LanguageModel.from_folder(Path(self.model.language), width=self.model.language_dim)
+        return self._language
+
+    def dataset(self, split: str) -> DockingDataset:
+        if split not in self._datasets:
+            self._datasets[split] = DockingDataset(self.model.data, split, self.language())
+        return self._datasets[split]
+
+    def geometry(self) -> DockingGeometry:
+        return DockingGeometry(self.model.noise.build())
+
+    def _scale(self) -> Any:
+        noise = self.model.noise.build()
+        return TabledNoise(noise) if self.model.noise.torsion_norms == "table" else noise
+
+    def denoiser(self) -> DockingDenoiser:
+        return DockingDenoiser(self._options(), self._scale(), self.latents)
+
+    def _options(self) -> Any:
+        dropped = self.config.latents.kind != "none" and self.config.latents.drop > 0
+        return self.model.denoiser_options(self.latents.width, dropped)
+
+    def encoder(self) -> DockingEncoder:
+        return DockingEncoder(self.model.encoder_options(), self.latents)
+
+    def prior(self) -> DockingPrior:
+        return DockingPrior(self._options(), self.model.noise.build(), self.latents, self.model.quirks.prior)
+
+    def confidence(self) -> ConfidenceNet:
+        """The model that ranks poses."""
+        return ConfidenceNet(self.model.confidence_options())
+
+    def parts(self) -> dict[str, Callable[[], nn.Module]]:
+        ranked = {"confidence": self.confidence} if self.model.confidence is not None else {}
+        return {**super().parts(), **ranked}
+
+    def start_prior(self, prior: nn.Module, trained: Mapping[str, nn.Module]) -> None:
+        """The prior's layers start as the trained denoiser's (paper section 4.5)."""
+        prior.get_submodule("backbone").load_state_dict(trained["denoiser"].get_submodule("backbone").state_dict())
+
+    def frozen_prior(self, prior: nn.Module, step: int) -> Iterable[nn.Parameter]:
+        return prior.get_submodule("backbone").parameters() if step < self.model.prior_freeze else ()
+
+    @classmethod
+    def samplers(cls) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        """The published low-temperature settings by name."""
+        return PUBLISHED
+
+    @classmethod
+    def convert(cls, source: Path) -> Converted | None:
+        return convert_files(source)
+
+    def training_times(self, streams: SampleStreams) -> Tensor:
+        return streams.uniform(1)[:, 0] ** (1 / self.model.noise.time_power)
+
+    def sampling_times(self, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def request(self, ids: Sequence[int], **spec: Any) -> DockingBatch:
+        """spec: ``protein`` and ``ligand`` (files, the ligand also SMILES; ``template``: SMILES for a ligand without bond
+        orders), or ``complexes`` (prepared ones), taken in turn by sample number; without any, complexes of the
+        validation split."""
+        complexes: Sequence[Complex] = spec.pop("complexes", ())
+        protein, ligand, template = (spec.pop(key, None) for key in ("protein", "ligand", "template"))
+        if spec:
+            raise RequestError(f"docking takes no '{next(iter(spec))}': give protein, ligand, template or complexes")
+        if (protein is None) != (ligand is None):
+            raise RequestError("docking needs a protein and a ligand: give both")
+        if protein is not None:
+            receptor = Receptor.of(read_protein(protein), self.language())
+            complexes = [make_complex(_stem(protein), receptor, read_ligand(ligand, template))]
+        chosen = tuple(complexes or self.dataset("val").complexes)
+        numbers = [int(i) for i in ids]
+        return DockingBatch(torch.tensor(numbers), chosen, tuple(i % len(chosen) for i in numbers))
+
+    def evaluate(self, samples: Pose, batch: Any) -> dict[str, float]:
+        of_complex: dict[int, list[int]] = {}
+        for number, which in enumerate(batch.index):
+            of_complex.setdefault(which, []).append(number)
+        return figures_of([judge(samples, batch, numbers) for numbers in of_complex.values()])
+
+    def evaluation(self, pipeline: Pipeline, request: Request, out: Path) -> dict[str, dict[str, float]]:
+        config = self.model.evaluation
+        return evaluate_docking(pipeline, self.dataset(config.split), config, request, out)
+
+    def write(self, samples: Pose, batch: Any, out: Path) -> list[Path]:
+        return write_poses(samples, batch, out)
+
+
+def _stem(path: Any) -> str:
+    name = Path(str(path)).name.removesuffix(".gz")
+    return Path(name).stem or "complex"

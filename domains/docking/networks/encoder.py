@@ -1,0 +1,62 @@
+"""The encoder: reads the crystal pose and gives the distribution of the latents (paper section 4.4)."""
+
+import torch
+from torch import Tensor
+
+from core.interfaces import DiscreteEncoder
+from core.types import LatentLogits
+from domains.docking.batch import DockingBatch
+from domains.docking.graph import Structure
+from domains.docking.networks.backbone import Backbone, BackboneOptions, Features, Inputs
+from domains.docking.networks.layers import NodeHead
+from domains.docking.networks.latents import LatentInput, collect
+
+HEAD_WIDTH = 128
+
+
+def invariants(features: Tensor, scalars: int) -> Tensor:
+    """Scalars and pseudoscalars of nodes: the first and the last block."""
+    return torch.cat([features[:, :scalars], features[:, -scalars:]], dim=1)
+
+
+def pooled(complexes: Structure, features: Features, scalars: int) -> Tensor:
+    """[B, 4 x scalars] means over ligand atoms and over residues."""
+    means = []
+    for values, sample, counts in (
+        (features.ligand, complexes.atom_sample, complexes.atom_counts),
+        (features.receptor, complexes.residue_sample, complexes.residue_counts),
+    ):
+        if values is None:
+            raise ValueError("pooling needs the receptor's features")
+        chosen = invariants(values, scalars)
+        total = chosen.new_zeros(complexes.size, chosen.shape[1]).index_add_(0, sample, chosen)
+        means.append(total / counts.clamp_min(1)[:, None])
+    return torch.cat(means, dim=1)
+
+
+class DockingEncoder(DiscreteEncoder):
+    """Logits of M latents over the nodes of each complex (ligand atoms first), or over a codebook."""
+
+    def __init__(self, options: BackboneOptions, latents: LatentInput) -> None:
+        super().__init__()
+        self.backbone, self.latents = Backbone(options), latents
+        channels = 2 * options.scalars
+        if latents.kind == "pointer":
+            self.ligand_head = NodeHead(channels, HEAD_WIDTH, latents.count, 0.0)
+            self.receptor_head = NodeHead(channels, HEAD_WIDTH, latents.count, 0.0)
+        else:
+            self.pooled_head = NodeHead(2 * channels, HEAD_WIDTH, latents.width, 0.0)
+
+    def forward(self, batch: DockingBatch) -> LatentLogits:
+        dtype = next(self.parameters()).dtype
+        return self.logits(batch.structure(dtype), batch.crystal(dtype))
+
+    def logits(self, complexes: Structure, positions: Tensor) -> LatentLogits:
+        """positions: [n, 3] ligand atoms of the crystal pose, in the frame of the C-alphas."""
+        features = self.backbone(complexes, Inputs(positions), read_receptor=True)
+        scalars = self.backbone.options.scalars
+        if self.latents.kind == "pointer" and features.receptor is not None:
+            atoms = self.ligand_head(invariants(features.ligand, scalars))
+            return collect(complexes, atoms, self.receptor_head(invariants(features.receptor, scalars)))
+        values = self.pooled_head(pooled(complexes, features, scalars))
+        return LatentLogits(values.view(complexes.size, self.latents.count, self.latents.codes))
