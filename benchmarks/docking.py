@@ -18,17 +18,30 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from core.convert import convert
 from core.errors import DataError, DiscoError, RequestError
+from core.pipeline import Pipeline, Request
+from core.rng import SampleStreams
+from core.training.stage import build_stage
+from domains.docking.batch import DockingBatch
+from domains.docking.complex import Complex
+from domains.docking.data import read_complex
+from domains.docking.evaluation import confidences, poses_of
+from domains.docking.pose import Pose, pose_of
 
 OWN = (sys.executable, "-m", "benchmarks.docking", "_ours")
+STARTED = "DISCO_BENCHMARK_STARTED"  # environment variable: when the process was started, seconds of time.time()
 COMPLEX = Path("/tmp/disco_data/train/ddex_6w70")
+SHARED = Path(os.environ.get("DISCO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True)
@@ -41,20 +54,14 @@ class Case:
     unit: str
 
 
-def _sampling(count: int) -> Case:
-    return Case(f"sample-{count}", ("sample", "--samples", str(count), "--steps", "20"), count, "sample")
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("start", ("startup",), 1, "start"),
-        Case("prepare", ("prepare",), 1, "complex"),
-        _sampling(10),
-        _sampling(40),
-        Case("train", ("train", "--copies", "8", "--steps", "3"), 1, "step"),
-    )
-}
+_ALL = (
+    Case("start", ("startup",), 1, "start"),
+    Case("prepare", ("prepare",), 1, "complex"),
+    Case("sample-10", ("sample", "--samples", "10", "--steps", "20"), 10, "sample"),
+    Case("sample-40", ("sample", "--samples", "40", "--steps", "20"), 40, "sample"),
+    Case("train", ("train", "--copies", "8", "--steps", "3"), 1, "step"),
+)
+CASES = {case.name: case for case in _ALL}
 
 
 @dataclass(frozen=True)
@@ -95,18 +102,13 @@ class Result:
     ours: list[Measurement]
     peer: list[Measurement]
 
-    def ratio(self, quantity: Callable[[Measurement], float]) -> tuple[float, float, float]:
-        """Median, lowest and highest of peer / ours over the rounds."""
-        ratios = [quantity(b) / quantity(a) for a, b in zip(self.ours, self.peer, strict=True)]
-        return statistics.median(ratios), min(ratios), max(ratios)
-
 
 def run_command(command: tuple[str, ...], threads: int) -> Measurement:
     """Run a measuring program; its stderr is shown only where it fails.
 
     Raises RequestError where it cannot be started or ends with an error.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STARTED: str(time.time())}
     name = shlex.join(command)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -117,12 +119,12 @@ def run_command(command: tuple[str, ...], threads: int) -> Measurement:
     return Measurement.parse(done.stdout, name)
 
 
-def compare(case: Case, peer: tuple[str, ...], options: argparse.Namespace) -> Result:
-    """Ours and the peer's in turns."""
-    result = Result(case, [], [])
+def compare(case: Case, model: Path, peer: tuple[str, ...], options: argparse.Namespace) -> Result:
+    """Ours (a model folder) and the peer's in turns."""
+    result, own = Result(case, [], []), (*OWN, "--model", str(model))
     for number in range(options.rounds):
         arguments = (*case.arguments, "--complex", str(options.complex), "--seed", str(number))
-        for name, command, found in (("ours", OWN, result.ours), ("peer", peer, result.peer)):
+        for name, command, found in (("ours", own, result.ours), ("peer", peer, result.peer)):
             if command:
                 found.append(run_command((*command, *arguments), options.threads))
                 print(f"{case.name} round {number + 1} {name}: {found[-1].cpu:.1f} CPU s", file=sys.stderr)
@@ -135,11 +137,11 @@ def table(results: list[Result]) -> str:
     for result in results:
         for name, quantity in _quantities(result).items():
             ours = statistics.median(map(quantity, result.ours))
-            peer, ratio = "", ""
+            peer = ratio = ""
             if result.peer:
                 peer = f"{statistics.median(map(quantity, result.peer)):.4g}"
-                middle, low, high = result.ratio(quantity)
-                ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+                ratios = [quantity(b) / quantity(a) for a, b in zip(result.ours, result.peer, strict=True)]
+                ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             lines.append(f"| {result.case.name} | {name} | {ours:.4g} | {peer} | {ratio} |")
     return "\n".join(lines)
 
@@ -201,28 +203,115 @@ class Clock:
         return Measurement(cpu / repeats, wall / repeats, peak, run_peak, parts)
 
 
-def run_ours(options: argparse.Namespace) -> Measurement:
-    """One measurement of this framework, in this process.
+def _complex(pipeline: Pipeline, folder: Path, seed: int) -> Complex:
+    """The complex, with random numbers where the networks read a language model's."""
+    each = read_complex(folder)
+    width, residues = pipeline.config.model.language_dim, each.graph["receptor"]
+    generator = torch.Generator().manual_seed(seed)
+    if width:
+        residues.language = 0.3 * torch.randn(len(residues.x), width, generator=generator)
+    return each
 
-    startup: imports and networks; prepare: files to graph; sample: ``samples`` ranked poses of one complex that is read
-    already (parts prior, denoising, confidence); train: one step on ``copies`` copies at the quantiles of the training
-    times (parts data, forward, backward, optimiser), mean of ``steps`` steps after one to warm up.
+
+def measure_start(options: argparse.Namespace) -> Measurement:
+    """Imports and networks, all from the start of the process."""
+    clock = Clock()
+    clock.cpu, clock.parts["imports"] = 0.0, time.process_time()
+    clock.wall -= time.time() - float(os.environ[STARTED])
+    with clock.part("networks"):
+        Pipeline.from_pretrained(options.model, device="cpu")
+    return clock.stop()
+
+
+def measure_prepare(options: argparse.Namespace) -> Measurement:
+    """Files to graph, with the conformer laid on the true pose."""
+    clock = Clock()
+    read_complex(options.complex)
+    return clock.stop()
+
+
+def anchor(pipeline: Pipeline, each: Complex) -> None:
+    """Replace the translation score by the exact one of a ligand that belongs at its true centre.
+
+    Random weights let the ligand drift out of reach of the protein, where there are no edges to compute; this keeps
+    their number as with a trained model and changes nothing else. A peer must do the same.
     """
-    raise RequestError(f"the docking domain has no pipeline yet, so '{options.command}' cannot be measured")
+    home = each.graph["ligand"].crystal.mean(0)
+
+    def replace_score(_: Any, inputs: tuple[Any, ...], scores: dict[str, Any]) -> dict[str, Any]:
+        state, t = inputs[:2]
+        sigma = pipeline.geometry.sigma(state, t)["tr"]
+        return {**scores, "tr": ((home - state.centroid()) / sigma**2).to(scores["tr"])}
+
+    pipeline.denoiser.register_forward_hook(replace_score)
+
+
+def measure_sample(options: argparse.Namespace) -> Measurement:
+    """Ranked poses of one complex that is read already."""
+    pipeline = Pipeline.from_pretrained(options.model, device="cpu")
+    each = _complex(pipeline, options.complex, options.seed)
+    anchor(pipeline, each)
+
+    def run(clock: Clock, samples: int, steps: int) -> None:
+        request = Request(seed=options.seed, steps=steps)
+        batch = poses_of(each, samples)
+        with clock.part("prior"):
+            latents = pipeline.latents_for(request, batch)
+        with clock.part("denoising"):
+            poses, _ = pipeline.solve_in_pieces(batch, latents, request)
+        with clock.part("confidence"):
+            confidences(pipeline.networks["confidence"], poses, batch)  # type: ignore[arg-type]
+
+    run(Clock(), 2, 1)  # warms up
+    clock = Clock()
+    run(clock, options.samples, options.steps)
+    return clock.stop()
+
+
+def measure_train(options: argparse.Namespace) -> Measurement:
+    """Steps of denoiser and encoder on copies of one complex, per step, after one to warm up."""
+    pipeline = Pipeline.from_pretrained(options.model, device="cpu")
+    each = _complex(pipeline, options.complex, options.seed)
+    stage = build_stage("denoiser", pipeline.domain, {}).train()
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3, foreach=True)
+
+    def step(clock: Clock, number: int) -> None:
+        with clock.part("data"):
+            ids = torch.arange(options.copies) + number * options.copies
+            clean = Pose.concatenate([pose_of(each.graph, each.graph["ligand"].matched)] * options.copies)
+            batch = DockingBatch(ids, (each,), (0,) * options.copies, clean)
+        with clock.part("forward"):
+            optimizer.zero_grad(set_to_none=True)
+            loss = stage(batch, SampleStreams(options.seed, ids, "noise", "cpu"))["loss"].mean()
+        with clock.part("backward"):
+            loss.backward()
+        with clock.part("optimiser"):
+            optimizer.step()
+
+    step(Clock(), 0)
+    clock = Clock()
+    for number in range(1, options.steps + 1):
+        step(clock, number)
+    return clock.stop(options.steps)
+
+
+MEASURE: Mapping[str, Callable[[argparse.Namespace], Measurement]] = {
+    "startup": measure_start, "prepare": measure_prepare, "sample": measure_sample, "train": measure_train,
+}  # fmt: skip
 
 
 def own_main(arguments: list[str]) -> None:
     """The process of one measurement of ours."""
     parser = argparse.ArgumentParser(prog="benchmarks.docking _ours")
-    parser.add_argument("command", choices=["startup", "prepare", "sample", "train"])
+    parser.add_argument("command", choices=MEASURE)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--copies", type=int, default=8)
     parser.add_argument("--complex", type=Path, default=COMPLEX)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, required=True)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    print(json.dumps(asdict(run_ours(options))))
+    print(json.dumps(asdict(MEASURE[options.command](options))))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -231,6 +320,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of every process")
     parser.add_argument("--complex", type=Path, default=COMPLEX, help="folder with protein.pdb and ligand.sdf")
+    parser.add_argument("--weights", type=Path, default=SHARED / "golden" / "docking", help="checkpoints to convert")
     parser.add_argument("--peer", default="", help="command line of a program to compare with")
     parser.add_argument("-o", "--out", type=Path, help="folder for docking.md and docking.json")
     options = parser.parse_args(arguments)
@@ -243,25 +333,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Exit status: 1 where a measurement failed, after the table of those before it."""
-    if arguments[:1] == ["_ours"]:
-        try:
-            own_main(arguments[1:])
-        except DiscoError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
-    options = parse(arguments)
     results: list[Result] = []
-    status = 0
     try:
-        for name in options.cases:
-            results.append(compare(CASES[name], tuple(shlex.split(options.peer)), options))
+        if arguments[:1] == ["_ours"]:
+            own_main(arguments[1:])
+            return 0
+        options = parse(arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "model"
+            convert(options.weights, model)
+            for name in options.cases:
+                results.append(compare(CASES[name], model, tuple(shlex.split(options.peer)), options))
     except DiscoError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
-    if results:
-        report(results, options)
-    return status
+        if not results:
+            return 1
+    report(results, options)
+    return int(len(results) < len(options.cases))
 
 
 if __name__ == "__main__":

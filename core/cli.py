@@ -109,7 +109,8 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
     given: Annotated[
-        list[str] | None, typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=); repeatable.")
+        list[str] | None,
+        typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=); repeatable."),
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
     class_guidance: Annotated[float | None, typer.Option(help="Extra strength of the class; 0 = none.")] = None,

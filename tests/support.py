@@ -46,12 +46,29 @@ TINY: dict[str, Mapping[str, Any]] = {
         "sampling": {"steps": 4},
     },
 }
+DOCKING_DATA = ROOT / "tests" / "data" / "docking"
+TINY["docking"] = {
+    "domain": "docking",
+    "latents": {"kind": "pointer", "count": 2},
+    "model": {
+        "data": {"folder": str(DOCKING_DATA / "complexes"), "table": str(DOCKING_DATA / "complexes.csv")},
+        "denoiser": {"layers": 2, "scalars": 4, "vectors": 2, "distance_dim": 8},
+        "encoder": {"layers": 1, "scalars": 4, "vectors": 2, "distance_dim": 8, "cross_cutoff": 12.0},
+        "confidence": {"layers": 2, "scalars": 4, "vectors": 2, "distance_dim": 8},
+        "time_dim": 8,
+        "evaluation": {"poses": 2},
+    },
+    "sampling": {"steps": 3, "sampler": "low-temperature-disco"},
+}
 VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "toy": ("toy", {}),
     "toy-plain": ("toy", {"latents": {"kind": "none"}}),
     "toy-gaussian": ("toy", {"latents": {"kind": "gaussian", "count": 1, "codes": 8}}),
     "images": ("images", {}),
     "images-plain": ("images", {"latents": {"kind": "none"}}),
+    "docking": ("docking", {}),
+    "docking-plain": ("docking", {"latents": {"kind": "none"}}),
+    "docking-vocabulary": ("docking", {"latents": {"kind": "discrete", "count": 2, "codes": 3}}),
     "images-gaussian": ("images", {"latents": {"kind": "gaussian", "count": 3, "codes": 4}}),
 }
 STAGE = {"steps": 12, "batch": 16, "log_every": 1, "checkpoint_every": 4, "lr": 1e-3}

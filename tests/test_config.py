@@ -12,7 +12,7 @@ from core.config import RunConfig, StageConfig
 from core.config_file import apply_overrides, dump_config, load_config, parse_config
 from core.errors import ConfigError
 from core.registry import get_domain
-from tests.support import ROOT, VARIANTS, tiny_config, tiny_tree, write_config
+from tests.support import DOCKING_DATA, ROOT, VARIANTS, tiny_config, tiny_tree, write_config
 
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 
@@ -36,9 +36,16 @@ def test_there_are_experiments_of_both_domains() -> None:
     assert {load_config(path).domain for path in EXPERIMENTS} >= {"toy", "images"}
 
 
+# Docking experiments name data and a language model that users bring.
+ON_TEST_DATA = [
+    f"model.data.folder={DOCKING_DATA / 'complexes'}", f"model.data.table={DOCKING_DATA / 'complexes.csv'}",
+    "model.language_dim=0",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_experiment_loads_and_its_networks_can_be_built(path: Path) -> None:
-    config = load_config(path)
+    config = load_config(path, ON_TEST_DATA if path.parent.name == "docking" else ())
     domain = get_domain(config.domain)(config)
     for build in domain.parts().values():
         network = build()

@@ -192,7 +192,7 @@ def test_the_fit_is_as_good_as_differential_evolution() -> None:
 
         bounds = [(-np.pi, np.pi)] * torsions.mask.shape[1]
         best = differential_evolution(deviation, bounds, maxiter=6, popsize=8, rng=0).fun
-        assert superposed_rmsd(match_conformer(conformer, target, torsions), target) <= best + 1e-4
+        assert superposed_rmsd(match_conformer(conformer, target, torsions), target) <= best + 1e-6
 
 
 @pytest.mark.parametrize("smiles", [DRUG, "C" * 12, "CC(C)(C)c1ccc(C#CC#CCO)cc1", "NCC(CO)(CCS)CCC(=O)O"])
@@ -231,7 +231,7 @@ def test_the_fit_is_deterministic_and_follows_the_target(crystal: Ligand) -> Non
     found = match_conformer(conformer, crystal.coordinates, torsions)
     np.testing.assert_array_equal(found, match_conformer(conformer, crystal.coordinates, torsions))
     moved = match_conformer(rigid(conformer, 5), rigid(crystal.coordinates, 6), torsions)
-    np.testing.assert_allclose(moved, rigid(found, 6), atol=2e-2)
+    np.testing.assert_allclose(moved, rigid(found, 6), atol=5e-3)
 
 
 def test_the_jacobian_is_exact(crystal: Ligand) -> None:

@@ -19,11 +19,11 @@ from core.guidance import ScoreField
 from core.rng import SampleStreams
 from core.samplers import Euler, EulerMaruyama, Heun, OneStep, make_sampler
 from core.types import Batch
-from domains.docking.pose import Pose
 from domains.docking.chemistry.features import bond_graph
 from domains.docking.chemistry.rotatable import rotatable_bonds
 from domains.docking.geometry import LOSS_WEIGHTS, DockingGeometry
 from domains.docking.noise import DockingNoise, TabledNoise, authors_noise
+from domains.docking.pose import Pose
 from domains.docking.temperatures import PUBLISHED
 from domains.docking.torsion import Torsions, nesting, turn
 from tests.docking_support import GOLDEN, NO_GOLDEN, GoldenScale, golden, golden_graph
@@ -75,7 +75,9 @@ def test_turning_at_once_is_turning_one_by_one_in_any_order(smiles: str) -> None
     angles = rng.uniform(-math.pi, math.pi, len(bonds))
     turned = turn(pose.positions, pose.torsions, torch.from_numpy(angles)[None])[0].numpy()
     for order in (range(len(bonds)), rng.permutation(len(bonds))):
-        np.testing.assert_allclose(turned, one_by_one(pose.positions[0].numpy(), bonds, moves, angles, order), atol=1e-9)
+        np.testing.assert_allclose(
+            turned, one_by_one(pose.positions[0].numpy(), bonds, moves, angles, order), atol=1e-9
+        )
 
 
 def test_ligands_turn_in_a_batch_as_they_do_alone() -> None:
@@ -218,7 +220,9 @@ def delta_score(clean: Pose, noise: DockingNoise) -> ScoreField:
         tr, rot, tor = noise.sigmas(level.double())
         angles = torsion_angles(state) if zero.shape[1] else zero
         still = Pose.concatenate([clean] * len(level))
-        turned = DockingGeometry().retract(still, {"tr": 0 * state.centroid(), "rot": 0 * state.centroid(), "tor": angles})
+        turned = DockingGeometry().retract(
+            still, {"tr": 0 * state.centroid(), "rot": 0 * state.centroid(), "tor": angles}
+        )
         rotation, _ = superpose(turned.positions, state.positions, state.mask)
         return {
             "tr": -(state.centroid() - still.centroid()) / tr[:, None] ** 2,

@@ -131,9 +131,9 @@ def test_names_are_unique(write: Write) -> None:
 
 
 def test_many_records_of_one_name(write: Write) -> None:
-    found = good(write("list.smi", "C x\n" * 3000))
-    assert len({one.name for one in found}) == 3000
-    assert found[-1].name == "x_3000"
+    found = good(write("list.smi", "C x\n" * 500))
+    assert len({one.name for one in found}) == 500
+    assert found[-1].name == "x_500"
 
 
 @pytest.mark.parametrize(("title", "encoding"), [("Ωmega-β 药", "utf-8"), ("caf\xe9 \x85", "latin-1")])
@@ -164,7 +164,7 @@ def test_a_broken_smiles_or_mol2_record_loses_only_itself(write: Write) -> None:
 
 def test_a_gzip_file_cut_short_gives_what_was_whole(write: Write) -> None:
     rng = np.random.default_rng(0)
-    text = "".join(f"{BLOCK}> <x>\n{rng.integers(2**60)}\n\n$$$$\n" for _ in range(2000))
+    text = "".join(f"{BLOCK}> <x>\n{rng.integers(2**60)}\n\n$$$$\n" for _ in range(400))
     packed = gzip.compress(text.encode())
     found = list(read_ligands(write("a.sdf.gz", packed[: len(packed) // 2])))
     assert len(found) > 100

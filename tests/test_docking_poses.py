@@ -106,10 +106,15 @@ def test_pose_checks_that_fail_make_a_pose_not_valid(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(posechecks, "_buster", lambda _: Failing())
     monkeypatch.setattr(posechecks, "_read_protein", lambda _: None)
+    poses[0] = np.nan
     broken = judge_poses(BENZOATE, crystal, poses, PROTEIN, name="x", pose_checks=tmp_path / "none.pdb")
     assert broken.valid is not None
     assert not broken.valid.any()
-    assert broken.problems[1] == "PoseBusters: pose 2: PoseBusters failed: ZeroDivisionError: boom"
+    assert broken.problems == (
+        "RMSD: 1 of 2 poses have coordinates that are not finite",
+        "PoseBusters: pose 1: coordinates are not finite",
+        "PoseBusters: pose 2: PoseBusters failed: ZeroDivisionError: boom",
+    )
 
 
 def test_missing_posebusters_stops_the_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

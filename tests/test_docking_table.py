@@ -1,4 +1,4 @@
-"""The table of a test set against brute force, cases by hand, the authors' figures and a known sampling distribution."""
+"""The table of a test set against brute force, cases by hand, the authors' figures and a known sampling law."""
 
 import itertools
 import json

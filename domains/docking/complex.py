@@ -90,4 +90,6 @@ def make_complex(name: str, receptor: Receptor, ligand: Ligand, seed: int = 0, w
     else:
         arrays["positions"], notes = ligand_conformer(ligand, seed)
         ligand = replace(ligand, notes=(*ligand.notes, *notes))
-    return Complex(name, receptor, ligand, complex_graph(ligand=arrays, receptor=receptor.residues, atoms=receptor.atoms))
+    return Complex(
+        name, receptor, ligand, complex_graph(ligand=arrays, receptor=receptor.residues, atoms=receptor.atoms)
+    )

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from core.config import Section
-from core.geometry.so3 import AuthorsIGSO3, IGSO3
+from core.geometry.so3 import IGSO3, AuthorsIGSO3
 from domains.docking.networks.backbone import BackboneOptions, Quirks
 from domains.docking.networks.confidence import ConfidenceOptions, ConfidenceQuirks
 from domains.docking.networks.prior import PriorQuirks

@@ -1,7 +1,6 @@
 """The authors' state dicts (github.com/gcorso/disco-diffdock, MIT) as our networks: names, layouts, sizes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -91,9 +90,7 @@ def _node_head(source: _Source, name: str, target: Target, to: str) -> None:
         target[f"{to}.{layer}.num_batches_tracked"] = source(f"{name}.{layer}.num_batches_tracked")
 
 
-def _convolution(
-    source: _Source, name: str, second: int, target: Target, to: str, rows: Tensor | None = None
-) -> None:
+def _convolution(source: _Source, name: str, second: int, target: Target, to: str, rows: Tensor | None = None) -> None:
     """fc layers 0 and ``second``; ``rows``: the released weight number of each of ours."""
     _copy(source, f"{name}.0", target, f"{to}.hidden")
     for end in ("weight", "bias"):
@@ -168,7 +165,9 @@ def _heads(source: _Source, target: Target, options: BackboneOptions, model: Doc
 def _load(model: nn.Module, target: Target, source: _Source, expected: str) -> None:
     left = source.left_over()
     if left:
-        raise CheckpointError(f"the state dict of the {expected} has {len(left)} entries that mean nothing here: {left[0]}")
+        raise CheckpointError(
+            f"the state dict of the {expected} has {len(left)} entries that mean nothing here: {left[0]}"
+        )
     own = model.state_dict()
     target = {**target, **{k: v for k, v in own.items() if k.startswith("scale.")}}  # of the noise, not of the weights
     wrong = [k for k, v in own.items() if k in target and target[k].shape != v.shape]

@@ -13,15 +13,15 @@ import torch
 from core.errors import DataError, DiscoError
 from core.files import sha256
 from domains.docking.batch import DockingBatch
-from domains.docking.pose import Pose, pose_of
 from domains.docking.chemistry.ligand import read_ligand
 from domains.docking.chemistry.protein import read_protein
 from domains.docking.complex import Complex, Receptor, make_complex
 from domains.docking.config import DataConfig
 from domains.docking.language import LanguageModel
+from domains.docking.pose import Pose, pose_of
 
 logger = logging.getLogger("disco")
-PROTEINS = ("protein.pdb", "protein.cif", "{name}_protein_processed.pdb", "{name}_protein.pdb")
+PROTEINS = ("protein.pdb", "protein.pdb.gz", "protein.cif", "{name}_protein_processed.pdb", "{name}_protein.pdb")
 LIGANDS = ("ligand.sdf", "{name}_ligand.sdf", "ligand.mol2", "{name}_ligand.mol2")
 VALIDATION = 20  # one of so many complexes validates where no table says which
 

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from core.config import RunConfig
-from core.errors import ConfigError, RequestError
+from core.errors import ConfigError
 from core.interfaces import Converted, Domain
 from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
-from domains.docking.pose import Pose
-from domains.docking.chemistry.ligand import read_ligand
-from domains.docking.chemistry.protein import read_protein
-from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.complex import Complex
 from domains.docking.config import DockingConfig
 from domains.docking.data import DockingDataset
 from domains.docking.evaluation import evaluate_docking, figures_of, judge
@@ -28,7 +25,9 @@ from domains.docking.networks.encoder import DockingEncoder
 from domains.docking.networks.latents import LatentInput
 from domains.docking.networks.prior import DockingPrior
 from domains.docking.noise import TabledNoise
+from domains.docking.pose import Pose
 from domains.docking.published import convert_files
+from domains.docking.request import DockingRequest
 from domains.docking.temperatures import PUBLISHED
 from domains.docking.write import write_poses
 
@@ -131,18 +130,11 @@ class DockingDomain(Domain):
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
     def request(self, ids: Sequence[int], **spec: Any) -> DockingBatch:
-        """spec: ``protein`` and ``ligand`` (files, the ligand also SMILES; ``template``: SMILES for a ligand without bond
-        orders), or ``complexes`` (prepared ones), taken in turn by sample number; without any, complexes of the
-        validation split."""
+        """spec: fields of ``DockingRequest`` (protein, ligand, ...), or ``complexes``, prepared ones; samples take the
+        complexes in turn. Without any: those of the validation split. Raises RequestError."""
         complexes: Sequence[Complex] = spec.pop("complexes", ())
-        protein, ligand, template = (spec.pop(key, None) for key in ("protein", "ligand", "template"))
         if spec:
-            raise RequestError(f"docking takes no '{next(iter(spec))}': give protein, ligand, template or complexes")
-        if (protein is None) != (ligand is None):
-            raise RequestError("docking needs a protein and a ligand: give both")
-        if protein is not None:
-            receptor = Receptor.of(read_protein(protein), self.language())
-            complexes = [make_complex(_stem(protein), receptor, read_ligand(ligand, template))]
+            complexes = DockingRequest.parse(spec).complexes(self.language())
         chosen = tuple(complexes or self.dataset("val").complexes)
         numbers = [int(i) for i in ids]
         return DockingBatch(torch.tensor(numbers), chosen, tuple(i % len(chosen) for i in numbers))
@@ -159,8 +151,3 @@ class DockingDomain(Domain):
 
     def write(self, samples: Pose, batch: Any, out: Path) -> list[Path]:
         return write_poses(samples, batch, out)
-
-
-def _stem(path: Any) -> str:
-    name = Path(str(path)).name.removesuffix(".gz")
-    return Path(name).stem or "complex"

@@ -17,7 +17,6 @@ from core.files import write_atomically, write_text
 from core.pipeline import Pipeline, Request
 from core.types import Latents
 from domains.docking.batch import DockingBatch
-from domains.docking.pose import Pose
 from domains.docking.complex import Complex
 from domains.docking.config import EvaluationConfig
 from domains.docking.data import DockingDataset, complex_files
@@ -25,6 +24,7 @@ from domains.docking.metrics.poses import judge_poses
 from domains.docking.metrics.render import plot, to_json, to_markdown
 from domains.docking.metrics.table import ComplexResult, Summary, summarise
 from domains.docking.networks.confidence import ConfidenceNet
+from domains.docking.pose import Pose
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")

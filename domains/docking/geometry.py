@@ -15,8 +15,8 @@ from core.interfaces import Geometry
 from core.rng import SampleStreams
 from core.types import Corrupted, Tangent
 from domains.docking.batch import DockingBatch
-from domains.docking.pose import Pose
 from domains.docking.noise import FIELDS, DockingNoise
+from domains.docking.pose import Pose
 from domains.docking.torsion import turn
 
 LOSS_WEIGHTS = {"tr": 1 / 3, "rot": 1 / 3, "tor": 1 / 3}  # the authors write 0.33

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.geometry import torus
-from core.geometry.so3 import AuthorsIGSO3, IGSO3
+from core.geometry.so3 import IGSO3, AuthorsIGSO3
 from core.geometry.torus import TabulatedNorm
 
 FIELDS = ("tr", "rot", "tor")

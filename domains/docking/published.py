@@ -15,7 +15,15 @@ from core.config_file import parse_config
 from core.errors import CheckpointError
 from core.interfaces import Converted
 from domains.docking.config import BackboneConfig, ConfidenceConfig
-from domains.docking.convert import confidence_from, denoiser_from, encoder_from, latent_count, part_of, prior_from, recognise
+from domains.docking.convert import (
+    confidence_from,
+    denoiser_from,
+    encoder_from,
+    latent_count,
+    part_of,
+    prior_from,
+    recognise,
+)
 from domains.docking.networks.backbone import BackboneOptions
 from domains.docking.noise import TABLE_SIZE, TabledNoise, authors_noise
 from domains.docking.temperatures import LATENT_TEMPERATURE

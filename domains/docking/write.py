@@ -1,16 +1,18 @@
 """Poses as SDF files, in the frame of the protein that was given."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 from rdkit import Chem
-from rdkit.Geometry import Point3D
 
 from core.files import write_text
 from domains.docking.batch import DockingBatch
+from domains.docking.metrics.poses import with_poses
 from domains.docking.pose import Pose
-from domains.docking.complex import Complex
+
+V2000_ATOMS = 999  # more do not fit the older format
 
 
 def pose_positions(samples: Pose, batch: DockingBatch, number: int) -> Float64[np.ndarray, "n 3"]:
@@ -19,29 +21,30 @@ def pose_positions(samples: Pose, batch: DockingBatch, number: int) -> Float64[n
     return place + batch.complexes[batch.index[number]].receptor.centre
 
 
-def posed(each: Complex, positions: Float64[np.ndarray, "n 3"]) -> Chem.Mol:
-    """The ligand with these positions as its only conformer."""
-    mol = Chem.Mol(each.ligand.mol)
-    mol.RemoveAllConformers()
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    for atom, place in enumerate(positions.tolist()):
-        conformer.SetAtomPosition(atom, Point3D(*place))
-    mol.AddConformer(conformer, assignId=True)
-    mol.SetProp("_Name", each.name)
-    return mol
+def folder_name(name: str) -> str:
+    """A name that is one folder on every system: letters, digits, and ``. _ + -`` inside."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "complex"
 
 
 def write_poses(samples: Pose, batch: DockingBatch, out: Path) -> list[Path]:
-    """OUT/NAME/poses.sdf for every complex: one record per sample with its number, in order of numbers."""
-    blocks: dict[int, list[str]] = {}
+    """OUT/NAME/poses.sdf for every complex: one record per sample with its number, in the order of the batch."""
+    records: dict[int, list[str]] = {}
     for number, which in enumerate(batch.index):
         each = batch.complexes[which]
-        mol = posed(each, pose_positions(samples, batch, number))
-        block = Chem.MolToMolBlock(mol, forceV3000=mol.GetNumAtoms() > 999, kekulize=False)
-        blocks.setdefault(which, []).append(f"{block}>  <sample>\n{int(batch.ids[number])}\n\n$$$$\n")
+        mol = with_poses(each.ligand.mol, pose_positions(samples, batch, number)[None])
+        mol.SetProp("_Name", each.ligand.name)
+        block = f"{_mol_block(mol)}>  <sample>\n{int(batch.ids[number])}\n\n$$$$\n"
+        records.setdefault(which, []).append(block)
     paths = []
-    for which, records in blocks.items():
-        path = out / batch.complexes[which].name / "poses.sdf"
-        write_text(path, "".join(records))
-        paths.append(path)
+    for which, blocks in records.items():
+        paths.append(out / folder_name(batch.complexes[which].name) / "poses.sdf")
+        write_text(paths[-1], "".join(blocks))
     return paths
+
+
+def _mol_block(mol: Chem.Mol) -> str:
+    large = mol.GetNumAtoms() > V2000_ATOMS
+    try:
+        return str(Chem.MolToMolBlock(mol, forceV3000=large))
+    except Chem.KekulizeException:  # of a ligand that was read with aromatic bonds that have no Kekule structure
+        return str(Chem.MolToMolBlock(mol, forceV3000=large, kekulize=False))

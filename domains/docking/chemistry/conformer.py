@@ -37,8 +37,9 @@ _WAYS: tuple[tuple[dict[str, bool], str], ...] = (
 )
 
 RESTARTS = 14
-FIT_STEPS, POLISH_STEPS = 20, 50
-FIT_TOLERANCE = 1e-4  # of the squared deviation; a step that gains less is the last
+# Most steps downhill, and the part of the squared deviation that a step gains if it is not to be the last.
+SEARCH = (20, 1e-4)  # from every start
+POLISH = (100, 1e-7)  # of the best
 
 
 def embed_conformer(mol: Chem.Mol, seed: int) -> Positions:
@@ -130,9 +131,9 @@ def match_conformer(conformer: Positions, target: Positions, torsions: Torsions)
     angles = torch.cat([given, torch.from_numpy(random)])
     starts = turn(start.expand(len(angles), -1, -1), _copies(torsions, len(angles)), angles)
     moves = _moves(torsions)
-    found = _fit(starts, goal, torsions, moves, FIT_STEPS)
+    found = _fit(starts, goal, torsions, moves, *SEARCH)
     best = _deviation(found, goal).argmin()
-    return _fit(found[best : best + 1], goal, torsions, moves, POLISH_STEPS)[0].numpy()
+    return _fit(found[best : best + 1], goal, torsions, moves, *POLISH)[0].numpy()
 
 
 def pick(
@@ -155,7 +156,12 @@ def pick(
 
 
 def _fit(
-    x: Float[Tensor, "k n 3"], target: Float[Tensor, "n 3"], torsions: Torsions, moves: Bool[Tensor, "r n"], steps: int
+    x: Float[Tensor, "k n 3"],
+    target: Float[Tensor, "n 3"],
+    torsions: Torsions,
+    moves: Bool[Tensor, "r n"],
+    steps: int,
+    tolerance: float,
 ) -> Float[Tensor, "k n 3"]:
     """Nearest poses that steps downhill reach from each of K poses, superposed on the target."""
     copies, bonds = _copies(torsions, len(x)), len(moves)
@@ -174,7 +180,7 @@ def _fit(
         better = after < deviation
         expected = -(step * slope[..., 0]).sum(1) / x.shape[1]
         # Near the minimum a gain drowns in rounding, so what the linear model expects counts as well.
-        done |= (torch.where(better, deviation - after, expected) < FIT_TOLERANCE * deviation) | (damping > 1e3)
+        done |= (torch.where(better, deviation - after, expected) < tolerance * deviation) | (damping > 1e3)
         x = torch.where(better[:, None, None], trial, x)
         deviation = torch.where(better, after, deviation)
         damping = torch.where(better, damping / 8, damping * 4).clamp(min=1e-9)

@@ -1,4 +1,4 @@
-"""The graph network under all coarse docking heads: ligand atoms and residues (DiffDock-S with latents; paper section 4.3).
+"""The graph network under all coarse docking heads: ligand atoms and residues (DiffDock-S; paper section 4.3).
 
 Released settings of the authors are the defaults; deviations of their code from what one would build are switches in
 ``Quirks`` (docs/docking.md).
@@ -6,8 +6,7 @@ Released settings of the authors are the defaults; deviations of their code from
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domains.docking.graph import Structure
-from domains.docking.networks.convolution import Edges, Product, TensorProductConv, edge_table
-from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm
+from domains.docking.networks.edges import Edges
+from domains.docking.networks.interaction import Interaction, Wiring
+from domains.docking.networks.irreps import Irreps
+from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, PartsLinear, time_embedding
 from domains.docking.networks.pairs import make_edges, pairs_within
 
@@ -79,8 +80,8 @@ class Inputs:
     """What a network reads besides the complexes.
 
     positions: [n, 3] ligand atoms in Angstrom, in the frame of the C-alphas; t: [B] times in [0, 1] and sigma_tr: [B]
-    the translation's noise level (None for clean samples); atom_latents, residue_latents: [n, W], [N, W]; unconditional:
-    [B] 1 where the null embedding is added.
+    the translation's noise level (None for clean samples); atom_latents, residue_latents: [n, W], [N, W];
+    unconditional: [B] 1 where the null embedding is added.
     """
 
     positions: Float[Tensor, "n 3"]
@@ -156,53 +157,6 @@ class EdgeEmbedding(nn.Module):
         return result
 
 
-class Interaction(nn.Module):
-    """One layer: messages along four sets of edges, averaged over all edges of a node, normalised and added."""
-
-    def __init__(self, options: BackboneOptions, layer: int) -> None:
-        super().__init__()
-        into, self.out = options.irreps(layer), options.irreps(layer + 1)
-        self.growth = self.out.dim - into.dim
-        s = options.scalars
-        product = Product(into, self.out)
-
-        def conv() -> TensorProductConv:
-            return TensorProductConv(product, s, s, s, 3 * s, options.dropout)
-
-        self.ligand, self.ligand_from_receptor = conv(), conv()
-        self.receptor, self.receptor_from_ligand = conv(), conv()
-        self.norm = IrrepsBatchNorm(self.out)
-
-    def forward(self, ligand: Tensor, receptor: Tensor, wiring: "Wiring") -> tuple[Tensor, Tensor | None]:
-        """Features of all ligand atoms, and of the residues in ``wiring.wanted`` (other rows are kept as they were)."""
-        update = self.ligand(ligand, wiring.ligand, ligand) + self.ligand_from_receptor(receptor, wiring.cross, ligand)
-        update = update / (wiring.ligand.degree + wiring.cross.degree).clamp_min(1)[:, None]
-        grown = functional.pad(ligand, (0, self.growth))
-        if wiring.receptor is None or wiring.reverse is None:
-            return grown + self.norm(update), None
-        other = self.receptor(receptor, wiring.receptor, receptor)
-        other = other + self.receptor_from_ligand(ligand, wiring.reverse, receptor)
-        other = other / (wiring.receptor.degree + wiring.reverse.degree).clamp_min(1)[:, None]
-        both = self.norm(torch.cat([update, other]))  # one batch norm for all nodes
-        update, other = both[: len(update)], both[len(update) :]
-        grown_receptor = functional.pad(receptor, (0, self.growth))
-        if wiring.wanted is None:
-            return grown + update, grown_receptor + other
-        return grown + update, grown_receptor.index_add(0, wiring.wanted, other)
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """Edges of one layer. wanted: [D] residues whose new features something reads later, None for all; receptor and
-    reverse are None in a last layer whose residues nothing reads."""
-
-    ligand: Edges
-    cross: Edges
-    receptor: Edges | None
-    reverse: Edges | None
-    wanted: Tensor | None = None
-
-
 @dataclass(frozen=True)
 class _Receptor:
     """What does not change between calls for the same proteins: node part, edges, edge part."""
@@ -228,10 +182,12 @@ class Backbone(nn.Module):
         self.ligand_edges = EdgeEmbedding(options, BOND_KINDS, options.ligand_radius)
         self.receptor_edges = EdgeEmbedding(options, 0, options.residue_radius)
         self.cross_edges = EdgeEmbedding(options, 0, options.cross_radius)
-        self.layers = nn.ModuleList([Interaction(options, layer) for layer in range(options.layers)])
+        self.layers = nn.ModuleList(
+            Interaction(options.irreps(i), options.irreps(i + 1), options.dropout) for i in range(options.layers)
+        )
         # Null embeddings of ligand nodes, receptor nodes, ligand, receptor and cross edges.
         self.null = nn.Parameter(torch.zeros(5, s)) if options.dropped else None
-        self._kept: WeakKeyDictionary[Structure, tuple[Any, _Receptor]] = WeakKeyDictionary()
+        self._kept: Kept[_Receptor] = Kept()
 
     @property
     def dim(self) -> int:
@@ -254,7 +210,9 @@ class Backbone(nn.Module):
             ligand = ligand + null[complexes.atom_sample, 0]
             receptor = receptor + null[complexes.residue_sample, 1]
         edges = self._edges(complexes, inputs, kept, sigma, null)
-        for layer, wiring in zip(self.layers, self._plan(edges, len(receptor), read_receptor), strict=True):
+        every = self.training or read_receptor
+        plan = [edges] * options.layers if every else edges.plan(options.layers, len(receptor))
+        for layer, wiring in zip(self.layers, plan, strict=True):
             ligand, new = layer(ligand, receptor, wiring)
             receptor = receptor if new is None else new
         return Features(ligand, receptor if read_receptor else None, sigma)
@@ -285,7 +243,7 @@ class Backbone(nn.Module):
                 embedding = embedding + null[sample, 2 + number]
             done.append(edges.embed(embedding))
         cross = done[2]
-        reverse = cross.reverse(*edge_table(cross.source, len(complexes.residues)))
+        reverse = cross.reverse()
         if not self.options.quirks.unsigned_reverse:
             reverse = reverse.turned()
         return Wiring(done[0], cross, done[1], reverse)
@@ -316,35 +274,9 @@ class Backbone(nn.Module):
         )  # fmt: skip
         return make_edges(index, inputs.positions, complexes.ca)
 
-    def _plan(self, edges: Wiring, residues: int, read_receptor: bool) -> list[Wiring]:
-        """Edges of every layer; in evaluation without messages that no ligand atom can feel any more."""
-        if self.training or read_receptor or edges.receptor is None or edges.reverse is None:
-            return [edges] * self.options.layers
-        wanted = torch.zeros(residues, dtype=torch.bool, device=edges.cross.source.device)
-        wanted[edges.cross.source] = True
-        plan = [Wiring(edges.ligand, edges.cross, None, None)]
-        for _ in range(self.options.layers - 1):
-            if bool(wanted.all()):
-                plan.append(edges)
-                continue
-            rows = wanted.nonzero()[:, 0]
-            near = edges.receptor.into(rows)
-            plan.append(Wiring(edges.ligand, edges.cross, near, edges.reverse.into(rows), rows))
-            wanted = wanted.clone()
-            wanted[near.source] = True
-        return plan[::-1]
-
     def _receptor(self, complexes: Structure) -> _Receptor:
-        if torch.is_grad_enabled():
-            return self._build_receptor(complexes)
-        stamp = tuple(
-            (p._version, p.data_ptr()) for part in (self.receptor_nodes, self.receptor_edges) for p in part.parameters()
-        )
-        found = self._kept.get(complexes)
-        if found is None or found[0] != stamp:
-            found = (stamp, self._build_receptor(complexes))
-            self._kept[complexes] = found
-        return found[1]
+        weights = chain(self.receptor_nodes.parameters(), self.receptor_edges.parameters())
+        return self._kept.get(complexes, weights, lambda: self._build_receptor(complexes))
 
     def _build_receptor(self, complexes: Structure) -> _Receptor:
         edges, length = make_edges(complexes.near, complexes.ca, complexes.ca)

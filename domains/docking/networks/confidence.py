@@ -1,6 +1,7 @@
 """The confidence model: all protein atoms, harmonics up to degree 2 (DiffDock's; paper section 4.7)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -9,11 +10,14 @@ from torch.nn import functional
 
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BOND_KINDS, LIGAND_SIZES, MAX_LIGAND_NEIGHBOURS, RESIDUE_SIZES
-from domains.docking.networks.convolution import Edges, Product, TensorProductConv, edge_table
+from domains.docking.networks.convolution import TensorProductConv
+from domains.docking.networks.edges import Edges
 from domains.docking.networks.encoder import invariants
 from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm
+from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, time_embedding
 from domains.docking.networks.pairs import make_edges, pairs_within
+from domains.docking.networks.products import Product
 
 ATOM_SIZES = (38, 119, 23, 38)
 # Receiver, source and edge set of each of the nine convolutions of a layer.
@@ -28,14 +32,21 @@ ROUTES = {
     "receptor_from_ligand": ("receptor", "ligand", "cross"),
     "receptor_from_atom": ("receptor", "atom", "member"),
 }
-REVERSED = ("atom_from_ligand", "receptor_from_ligand", "receptor_from_atom")
+PROTEIN_ROUTES = tuple(name for name, route in ROUTES.items() if "ligand" not in route[:2])
+SMEARING = {  # which distance embedding each edge set uses
+    "ligand": "ligand", "atom": "ligand", "receptor": "receptor", "member": "receptor", "cross": "cross",
+    "contact": "cross",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ConfidenceQuirks:
-    """What the authors' code does and a fresh design would not. shifted_language: the layers of the receptor's nodes read
-    their columns shifted, the noise level's first ``sigma_dim`` of [language, noise level] and the language's the rest;
-    unsigned_reverse: both directions of an edge use the same direction vector."""
+    """What the authors' code does and a fresh design would not.
+
+    shifted_language: the layers of the receptor's nodes read the columns [language, noise level] shifted: that of the
+    noise level the first ``sigma_dim``, that of the language the rest; unsigned_reverse: both directions of an edge use
+    the same direction vector.
+    """
 
     shifted_language: bool = False
     unsigned_reverse: bool = False
@@ -82,6 +93,18 @@ class NormalisedConv(nn.Module):
         return update
 
 
+@dataclass(frozen=True)
+class _Protein:
+    """What does not depend on the pose: features of receptor and atoms, their edges by convolution, what these bring in
+    the first layer, and place, sample and number in its sample of each atom."""
+
+    nodes: dict[str, Tensor]
+    edges: dict[str, Edges]
+    first: dict[str, Tensor]
+    positions: Tensor
+    slot: tuple[Tensor, Tensor]
+
+
 class ConfidenceNet(nn.Module):
     """Logits of "RMSD below 2 A" (column 0 ranks poses) from the pose in the protein with all its heavy atoms."""
 
@@ -112,93 +135,107 @@ class ConfidenceNet(nn.Module):
         last = options.layers - 1
         self.layers = nn.ModuleList(
             nn.ModuleDict(
-                {name: NormalisedConv(options, layer) for name, route in ROUTES.items() if layer < last or route[0] == "ligand"}
+                {
+                    name: NormalisedConv(options, layer)
+                    for name, (receiver, _, _) in ROUTES.items()
+                    if layer < last or receiver == "ligand"
+                }
             )
             for layer in range(options.layers)
-        )  # fmt: skip
+        )
         self.predictor = nn.Sequential(
             nn.Linear(2 * s, s), nn.BatchNorm1d(s), nn.ReLU(), nn.Dropout(options.dropout),
             nn.Linear(s, s), nn.BatchNorm1d(s), nn.ReLU(), nn.Dropout(options.dropout),
             nn.Linear(s, options.outputs),
         )  # fmt: skip
+        self._kept: Kept[_Protein] = Kept()
 
     def forward(self, complexes: Structure, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "b c"]:
         """positions: [n, 3] ligand atoms in Angstrom, in the frame of the protein."""
-        if complexes.protein_atoms is None:
-            raise ValueError("the confidence model reads all protein atoms, and these graphs were built without them")
         time = positions.new_zeros(1)  # a finished pose: t = 0
         sigma = time_embedding(time, self.options.sigma_dim, self.options.time_scale).to(positions.dtype)
-        nodes = self._nodes(complexes, sigma)
-        edges = self._edges(complexes, positions, sigma)
+        used = (self.types, self.sigma, self.language, self.edges, self.layers[0])
+        weights = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in used if m is not None)
+        protein = self._kept.get(complexes, weights, lambda: self._protein(complexes, sigma))
+        nodes = {"ligand": self.types["ligand"](complexes.atoms) + self.sigma["ligand"](sigma), **protein.nodes}
+        edges = {**self._pose_edges(complexes, protein, positions, sigma), **protein.edges}
         wanted = self._plan(edges, {name: len(x) for name, x in nodes.items()})
-        for convs, rows in zip(self.layers, wanted, strict=True):
-            nodes = self._layer(convs, nodes, edges, rows)
+        for number, (convs, rows) in enumerate(zip(self.layers, wanted, strict=True)):
+            nodes = self._layer(convs, nodes, edges, rows, {} if number else protein.first)
         scalars = invariants(nodes["ligand"], self.options.scalars)
         pooled = scalars.new_zeros(complexes.size, scalars.shape[1]).index_add_(0, complexes.atom_sample, scalars)
         result: Tensor = self.predictor(pooled / complexes.atom_counts[:, None])
         return result
 
-    def _nodes(self, complexes: Structure, sigma: Tensor) -> dict[str, Tensor]:
-        types = {"ligand": complexes.atoms, "receptor": complexes.residues, "atom": complexes.protein_atoms}
-        nodes = {name: self.types[name](x) for name, x in types.items()}
-        language, width = complexes.language, self.options.sigma_dim
-        if self.language is None or language is None:
-            return {name: x + self.sigma[name](sigma) for name, x in nodes.items()}
-        sigma_of = {name: self.sigma[name](sigma) for name in nodes}
-        tail = sigma.expand(len(language), -1)
-        if self.options.quirks.shifted_language:
-            columns = torch.cat([language, tail], dim=1)
-            sigma_of["receptor"], language, tail = self.sigma["receptor"](columns[:, :width]), columns[:, width:], None
-        nodes = {name: x + sigma_of[name] for name, x in nodes.items()}
-        nodes["receptor"] = self.language(torch.cat([nodes["receptor"], language], dim=1))
-        return nodes
+    def _protein(self, complexes: Structure, sigma: Tensor) -> _Protein:
+        """What does not depend on the pose."""
+        positions, sample = complexes.protein_positions, complexes.protein_sample
+        near, residue, atoms = complexes.protein_near, complexes.protein_residue, complexes.protein_atoms
+        if positions is None or sample is None or near is None or residue is None or atoms is None:
+            raise ValueError("the confidence model reads all protein atoms, and these graphs were built without them")
+        nodes = {
+            "receptor": self._receptor_nodes(complexes, sigma),
+            "atom": self.types["atom"](atoms) + self.sigma["atom"](sigma),
+        }
+        member = torch.stack([torch.arange(len(residue), device=residue.device), residue])
+        edges = {
+            "receptor": self._embedded("receptor", complexes.near, complexes.ca, complexes.ca, sigma),
+            "atom": self._embedded("atom", near, positions, positions, sigma),
+            "atom_from_receptor": self._embedded("member", member, positions, complexes.ca, sigma),
+        }
+        edges["receptor_from_atom"] = self._reverse(edges["atom_from_receptor"])
+        first: dict[str, Tensor] = {}
+        for route in PROTEIN_ROUTES if self.options.layers > 1 else ():
+            receiver, source, _ = ROUTES[route]
+            update = self.layers[0][route](nodes[source], edges[route], nodes[receiver])
+            first[receiver] = first[receiver] + update if receiver in first else update
+        counts = torch.bincount(sample, minlength=complexes.size)
+        slot = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample]
+        return _Protein(nodes, edges, first, positions, (sample, slot))
 
-    def _edges(self, complexes: Structure, positions: Tensor, sigma: Tensor) -> dict[str, Edges]:
-        """Edges of the nine convolutions, by the name of the convolution."""
-        atoms, atom_sample = complexes.protein_positions, complexes.protein_sample
-        if atoms is None or atom_sample is None or complexes.protein_near is None or complexes.protein_residue is None:
-            raise ValueError("graphs without protein atoms")
-        size, ligand_slot = complexes.size, (complexes.atom_sample, complexes.atom_slot)
-        counts = torch.bincount(atom_sample, minlength=size)
-        starts = counts.cumsum(0) - counts
-        atom_slot = (atom_sample, torch.arange(len(atoms), device=atoms.device) - starts[atom_sample])
+    def _receptor_nodes(self, complexes: Structure, sigma: Tensor) -> Tensor:
+        types, language = self.types["receptor"](complexes.residues), complexes.language
+        if self.language is None or language is None:
+            return types + self.sigma["receptor"](sigma)
+        if self.options.quirks.shifted_language:
+            columns = torch.cat([language, sigma.expand(len(language), -1)], dim=1)
+            sigma, language = columns[:, : self.options.sigma_dim], columns[:, self.options.sigma_dim :]
+        result: Tensor = self.language(torch.cat([types + self.sigma["receptor"](sigma), language], dim=1))
+        return result
+
+    def _pose_edges(
+        self, complexes: Structure, protein: _Protein, positions: Tensor, sigma: Tensor
+    ) -> dict[str, Edges]:
+        """Edges of the ligand's convolutions, by the name of the convolution."""
+        size, slot = complexes.size, (complexes.atom_sample, complexes.atom_slot)
         near = positions.new_full((size,), self.options.ligand_radius)
         far = positions.new_full((size,), self.options.cross_cutoff)
-        close = pairs_within(
-            positions, ligand_slot, positions, ligand_slot, size, near, MAX_LIGAND_NEIGHBOURS, loops=False
-        )
-        cross = pairs_within(
-            positions, ligand_slot, complexes.ca, (complexes.residue_sample, complexes.residue_slot), size, far
-        )
-        contact = pairs_within(positions, ligand_slot, atoms, atom_slot, size, near)
-        member = torch.stack([torch.arange(len(atoms), device=atoms.device), complexes.protein_residue])
-        places = {"ligand": positions, "receptor": complexes.ca, "atom": atoms}
-        sets = {
-            "ligand": ("ligand", torch.cat([complexes.bonds, close], dim=1), "ligand"),
-            "receptor": ("receptor", complexes.near, "receptor"),
-            "atom": ("atom", complexes.protein_near, "ligand"),
-            "cross": ("ligand_from_receptor", cross, "cross"),
-            "contact": ("ligand_from_atom", contact, "cross"),
-            "member": ("atom_from_receptor", member, "receptor"),
+        residues = (complexes.residue_sample, complexes.residue_slot)
+        close = pairs_within(positions, slot, positions, slot, size, near, MAX_LIGAND_NEIGHBOURS, loops=False)
+        cross = pairs_within(positions, slot, complexes.ca, residues, size, far)
+        contact = pairs_within(positions, slot, protein.positions, protein.slot, size, near)
+        kinds = functional.pad(self.edges["ligand"].first.row(0, complexes.kinds), (0, 0, 0, close.shape[1]))
+        bonded = torch.cat([complexes.bonds, close], dim=1)
+        edges = {
+            "ligand": self._embedded("ligand", bonded, positions, positions, sigma, kinds),
+            "ligand_from_receptor": self._embedded("cross", cross, positions, complexes.ca, sigma),
+            "ligand_from_atom": self._embedded("contact", contact, positions, protein.positions, sigma),
         }
-        built = {}
-        for name, (route, index, smearing) in sets.items():
-            receiver, source, _ = ROUTES[route]
-            edges, length = make_edges(index, places[receiver], places[source])
-            mlp = self.edges[name]
-            total = mlp.first.part(2, self.smearing[smearing](length)) + mlp.first.part(1, sigma)
-            if name == "ligand":
-                bonds = mlp.first.row(0, complexes.kinds)
-                total = total + functional.pad(bonds, (0, 0, 0, close.shape[1]))
-            built[name] = edges.embed(mlp(total))
-        result = {}
-        for route, (receiver, _, name) in ROUTES.items():
-            edges = built[name]
-            if route in REVERSED:
-                edges = edges.reverse(*edge_table(edges.source, len(places[receiver])))
-                edges = edges if self.options.quirks.unsigned_reverse else edges.turned()
-            result[route] = edges
-        return result
+        edges["receptor_from_ligand"] = self._reverse(edges["ligand_from_receptor"])
+        edges["atom_from_ligand"] = self._reverse(edges["ligand_from_atom"])
+        return edges
+
+    def _embedded(
+        self, name: str, index: Tensor, receivers: Tensor, sources: Tensor, sigma: Tensor, kinds: Tensor | None = None
+    ) -> Edges:
+        """Edges of one set with their features."""
+        edges, length = make_edges(index, receivers, sources)
+        mlp = self.edges[name]
+        total = mlp.first.part(2, self.smearing[SMEARING[name]](length)) + mlp.first.part(1, sigma)
+        return edges.embed(mlp(total if kinds is None else total + kinds))
+
+    def _reverse(self, edges: Edges) -> Edges:
+        return edges.reverse() if self.options.quirks.unsigned_reverse else edges.reverse().turned()
 
     def _plan(self, edges: dict[str, Edges], sizes: dict[str, int]) -> list[dict[str, Tensor]]:
         """Rows that each layer must compute, by kind of node: what a ligand atom can feel in the layers after."""
@@ -220,19 +257,22 @@ class ConfidenceNet(nn.Module):
         return plan[::-1]
 
     def _layer(
-        self, convs: nn.ModuleDict, nodes: dict[str, Tensor], edges: dict[str, Edges], rows: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, convs: nn.ModuleDict, nodes: dict[str, Tensor], edges: dict[str, Edges], rows: dict[str, Tensor],
+        first: dict[str, Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """first: updates within the protein, where they are known already."""
         updates = {name: functional.pad(x, (0, self._growth(x))) for name, x in nodes.items()}
+        if rows:
+            updates = {name: x + first[name] if name in first else x for name, x in updates.items()}
         for name, conv in convs.items():
             receiver, source, _ = ROUTES[name]
-            chosen = edges[name]
             if receiver == "ligand":
-                updates[receiver] = updates[receiver] + conv(nodes[source], chosen, nodes[receiver])
-                continue
-            wanted = rows[receiver]
-            if len(wanted) < len(nodes[receiver]):
-                chosen = chosen.into(wanted)
-            updates[receiver] = updates[receiver].index_add(0, wanted, conv(nodes[source], chosen, nodes[receiver]))
+                updates[receiver] = updates[receiver] + conv(nodes[source], edges[name], nodes[receiver])
+            elif not (first and name in PROTEIN_ROUTES):
+                wanted, chosen = rows[receiver], edges[name]
+                if len(wanted) < len(nodes[receiver]):
+                    chosen = chosen.into(wanted)
+                updates[receiver] = updates[receiver].index_add(0, wanted, conv(nodes[source], chosen, nodes[receiver]))
         return updates
 
     def _growth(self, x: Tensor) -> int:

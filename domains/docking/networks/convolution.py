@@ -1,171 +1,51 @@
 """Equivariant convolution: out(i) = sum over edges (i <- j) of W(h(e)) [x(j) (x) Y(e)], without forming W(h(e)).
 
-The weights of an edge are linear in the hidden layer h(e) of their network, W(h) = W2 h + b. So
+The weights of an edge are linear in the hidden layer of their network, h(e) with a 1 appended: W(h) = W2 h. So
 
-    sum_e W(h(e)) y(e) = W2 . sum_e y(e) (x) [h(e), 1],     y(e) = x(j) (x) Y(e)   (tensor product paths)
+    sum_e W(h(e)) y(e) = W2 . sum_e y(e) (x) h(e),     y(e) = x(j) (x) Y(e)   (tensor product paths)
 
-and the sum over edges runs over products of 276 x 73 numbers instead of 72 x 1872 weights per edge; W2 is applied
-once per receiving node. This is exact.
+and the sum over edges runs over products of 132 x 73 numbers instead of 72 x 1872 weights per edge; W2 is applied once
+per receiving node. The paths scalar x vector -> vector go the other way round, because they have few outputs and many
+inputs: their weights are applied to each source, B(j) = W2 x(j), and out(i) = sum_e (B(j) h(e)) (x) Y(e). Both ways
+are exact.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from domains.docking.networks.irreps import Irreps
+from domains.docking.networks.edges import Edges, Table
+from domains.docking.networks.products import Block, Product, products, products_backward
 
-Harmonics = Literal[1, 2, "vector"]
-CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**28}  # temporaries of one chunk of receivers: CPU caches, GPU memory
-
-_IN = {"0e": 0, "1o": 1, "1e": 2, "0o": 3}
-# Paths into each output block, in the order of their rows: (operation, input block).
-_PATHS: tuple[tuple[tuple[str, str], ...], ...] = (
-    (("copy", "0e"), ("dot", "1o")),
-    (("outer", "0e"), ("copy", "1o"), ("cross", "1e"), ("quadratic", "1o")),
-    (("cross", "1o"), ("copy", "1e"), ("quadratic", "1e"), ("outer", "0o")),
-    (("dot", "1e"), ("copy", "0o")),
-)
-# Wigner 3j times e3nn's path normalisation, without the 1/sqrt(rows) of the block; s = sqrt(3) unit vector.
-_FACTORS = {"copy": 1.0, "outer": 1.0, "dot": 3**-0.5, "cross": 2**-0.5, "quadratic": 2**-0.5}
+CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**28}  # temporaries of one chunk of nodes: CPU caches, GPU memory
 
 
-@dataclass(frozen=True)
-class Path:
-    """One tensor product path: ``operation`` of input ``block`` and the edge's vector, at ``start`` in its rows."""
-
-    operation: str
-    block: int
-    start: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Product:
-    """All paths from ``inputs`` x harmonics to ``outputs``.
-
-    harmonics: largest degree of the spherical harmonics of the edge (1 or 2), or "vector" where an edge carries one
-    vector only and no scalar (the torsion head). The degree-2 path 1 x 2 -> 1 is ((x.s) s - x |s|^2/3)/sqrt 2.
-    """
-
-    inputs: Irreps
-    outputs: Irreps
-    harmonics: Harmonics = 1
-
-    def block_paths(self, out: int) -> list[Path]:
-        """Paths into output block ``out``; empty where the output has none of that kind."""
-        paths, start = [], 0
-        for operation, name in _PATHS[out] if self.outputs.counts[out] else ():
-            count = self.inputs.counts[_IN[name]]
-            skipped = (self.harmonics == "vector" and operation != "dot") or (
-                self.harmonics != 2 and operation == "quadratic"
-            )
-            if count and not skipped:
-                paths.append(Path(operation, _IN[name], start, count))
-                start += count
-        return paths
-
-    def blocks(self) -> Iterator[tuple[int, list[Path], int, int]]:
-        """(output block, its paths, rows per component, first row) of every output block that has paths."""
-        first = 0
-        for out in range(4):
-            paths = self.block_paths(out)
-            rows = sum(path.count for path in paths)
-            if rows:
-                yield out, paths, rows, first
-                first += rows * _components(out)
-
-    @property
-    def rows(self) -> int:
-        """Numbers in y(e)."""
-        return sum(rows * _components(out) for out, _, rows, _ in self.blocks())
-
-    @property
-    def weights(self) -> int:
-        """Weights per edge: (rows x outputs) of every block."""
-        return sum(rows * self.outputs.counts[out] for out, _, rows, _ in self.blocks())
+def _chunks(table: Table, like: Tensor, numbers: int) -> Iterator[tuple[slice, int]]:
+    """Rows of the table in pieces whose temporaries, ``numbers`` per row, stay in the cache; longest list of each."""
+    rows = len(table.degree)
+    limit = CHUNK_BYTES.get(like.device.type, CHUNK_BYTES["cpu"])
+    step = max(1, limit // (like.element_size() * max(1, numbers)))
+    for start in range(0, rows, step):
+        chunk = slice(start, min(start + step, rows))
+        yield chunk, table.entries.shape[1] if table.dense or step >= rows else int(table.degree[chunk].max())
 
 
-def _components(block: int) -> int:
-    return 3 if block in (1, 2) else 1
+def _listed(h: Tensor, table: Table, chunk: slice, width: int) -> Tensor:
+    """Rows [D, K, H] of h [E, H] by a chunk of the table; those of its padding mean nothing."""
+    if table.dense:
+        return h[chunk.start * width : chunk.stop * width].unflatten(0, (chunk.stop - chunk.start, width))
+    entries = table.entries[chunk, :width]
+    return h.index_select(0, entries.flatten().clamp(max=len(h) - 1)).unflatten(0, entries.shape)
 
 
-def products(product: Product, x: Tensor, s: Tensor) -> Tensor:
-    """y(e) for all edges.
-
-    x: [dim, ...] source features per edge; s: [3, ...] sqrt(3) times the unit vector of the edge (its l = 1 harmonics
-    in the order x, y, z). Returns [rows, ...].
-    """
-    y = x.new_empty((product.rows, *torch.broadcast_shapes(x.shape[1:], s.shape[1:])))
-    columns = product.inputs.slices()
-    for out, paths, rows, first in product.blocks():
-        whole = y[first : first + rows * _components(out)].unflatten(0, (_components(out), rows))
-        for path in paths:
-            into = whole[:, path.start : path.start + path.count]
-            source = x[columns[path.block]].unflatten(0, (-1, path.count))  # [1 or 3, count, ...]
-            _FORWARD[path.operation](into, source, s)
-    return y
-
-
-def _outer(into: Tensor, a: Tensor, s: Tensor) -> None:
-    torch.mul(a, s[:, None], out=into)
-
-
-def _dot(into: Tensor, v: Tensor, s: Tensor) -> None:
-    torch.mul(v[0], s[0], out=into[0])
-    into[0].addcmul_(v[1], s[1]).addcmul_(v[2], s[2]).mul_(_FACTORS["dot"])
-
-
-def _cross(into: Tensor, v: Tensor, s: Tensor) -> None:
-    t = s * _FACTORS["cross"]
-    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        torch.mul(v[j], t[k], out=into[i]).addcmul_(v[k], t[j], value=-1)
-
-
-def _quadratic(into: Tensor, v: Tensor, s: Tensor) -> None:
-    along = (v * s[:, None]).sum(0)
-    torch.mul(along, s[:, None], out=into).addcmul_(v, _third(s), value=-1).mul_(_FACTORS["quadratic"])
-
-
-def _third(s: Tensor) -> Tensor:
-    """|s|^2 / 3: 1 for a unit direction, 0 for an edge of length zero, which has none."""
-    return s.square().sum(0) / 3
-
-
-_FORWARD = {"copy": lambda into, v, s: into.copy_(v), "outer": _outer, "dot": _dot, "cross": _cross, "quadratic": _quadratic}  # fmt: skip
-
-
-def products_backward(product: Product, x: Tensor, s: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to x [dim, ...] and s [3, ...] of sum(gradient * products(x, s))."""
-    to_x, to_s = torch.zeros_like(x), torch.zeros_like(s)
-    columns = product.inputs.slices()
-    for out, paths, rows, first in product.blocks():
-        whole = gradient[first : first + rows * _components(out)].unflatten(0, (_components(out), rows))
-        for path in paths:
-            g = whole[:, path.start : path.start + path.count]
-            v = x[columns[path.block]].unflatten(0, (-1, path.count))
-            part = to_x[columns[path.block]].unflatten(0, (-1, path.count))
-            factor = _FACTORS[path.operation]
-            if path.operation == "copy":
-                part += g
-            elif path.operation == "outer":
-                part += (g * s[:, None]).sum(0, keepdim=True)
-                to_s += (g * v).sum(1)
-            elif path.operation == "dot":
-                part += factor * g * s[:, None]
-                to_s += factor * (g * v).sum(1)
-            elif path.operation == "cross":  # g.(v x s): s x g for v, g x v for s
-                part += factor * torch.cross(s[:, None].expand_as(g), g, dim=0)
-                to_s += factor * torch.cross(g, v, dim=0).sum(1)
-            else:
-                g_s, v_s = (g * s[:, None]).sum(0), (v * s[:, None]).sum(0)
-                part += factor * (g_s * s[:, None] - g * _third(s))
-                to_s += factor * (v_s * g + g_s * v - (2 / 3) * (g * v).sum(0) * s[:, None]).sum(1)
-    return to_x, to_s
+def _unlisted(to_h: Tensor, table: Table, chunk: slice, width: int, values: Tensor) -> None:
+    """Set rows of to_h [E + 1, H] from [D, K, H]; every edge stands in the table once, the padding's go to row E."""
+    to_h[table.entries[chunk, :width].flatten()] = values.flatten(0, 1)
 
 
 class _Aggregate(torch.autograd.Function):
@@ -173,71 +53,63 @@ class _Aggregate(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, product: Product, x: Tensor, s: Tensor, h: Tensor, source: Tensor, table: Tensor, *weights: Tensor
+        ctx: Any, product: Product, edges: Edges, x: Tensor, s: Tensor, h: Tensor, *weights: Tensor
     ) -> Tensor:
-        ctx.product = product
-        ctx.save_for_backward(x, s, h, source, table, *weights)
-        out = x.new_empty(len(table), product.outputs.dim)
-        for chunk in _chunks(product, table, h):
-            x_edge, s_edge, h_edge = _gather(chunk, table, x, s, h, source)
+        ctx.product, ctx.edges = product, edges
+        ctx.save_for_backward(x, s, h, *weights)
+        out = x.new_zeros(len(edges.degree), product.outputs.dim)
+        for chunk, width in _Aggregate._chunks(product, edges, h):
+            x_edge, s_edge, h_edge = _gather(edges, chunk, width, x, s, h)
             y = products(product, x_edge, s_edge).movedim(1, 0)
             _apply(product, torch.bmm(y, h_edge), weights, out[chunk])
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        product: Product = ctx.product
-        x, s, h, source, table, *weights = ctx.saved_tensors
-        to_x, to_s, to_h = torch.zeros_like(x), torch.zeros_like(s), torch.zeros_like(h)
+        product, edges = ctx.product, ctx.edges
+        x, s, h, *weights = ctx.saved_tensors
+        to_x, to_s = torch.zeros_like(x), torch.zeros_like(s)
+        to_h = h.new_zeros(len(h) + 1, h.shape[1])
         to_weights = [torch.zeros_like(weight) for weight in weights]
-        for chunk in _chunks(product, table, h):
-            x_edge, s_edge, h_edge = _gather(chunk, table, x, s, h, source)
+        for chunk, width in _Aggregate._chunks(product, edges, h):
+            x_edge, s_edge, h_edge = _gather(edges, chunk, width, x, s, h)
             y = products(product, x_edge, s_edge).movedim(1, 0)
             g_sums = _apply_backward(product, torch.bmm(y, h_edge), weights, gradient[chunk], to_weights)
-            # Every edge stands in the table once, so its gradient is set, not added; the padding's means nothing.
-            edges = table[chunk].flatten()
-            to_h[edges] = torch.bmm(y.transpose(1, 2), g_sums).flatten(0, 1)
+            _unlisted(to_h, edges.table, chunk, width, torch.bmm(y.transpose(1, 2), g_sums))
             g_y = torch.bmm(g_sums, h_edge.transpose(1, 2)).movedim(0, 1)
-            g_x, g_s = products_backward(product, x_edge, s_edge, g_y)
-            to_s[:, edges] = g_s.flatten(1)
-            to_x.index_add_(1, source[edges], g_x.flatten(1))
-        return None, to_x, to_s, to_h, None, None, *to_weights
+            g_x, to_s[:, chunk, :width] = products_backward(product, x_edge, s_edge, g_y)
+            to_x.index_add_(1, edges.near_sources[chunk, :width].flatten(), g_x.flatten(1))
+        return None, None, to_x, to_s, to_h[:-1], *to_weights
+
+    @staticmethod
+    def _chunks(product: Product, edges: Edges, h: Tensor) -> Iterator[tuple[slice, int]]:
+        return _chunks(edges.table, h, product.rows * (edges.table.entries.shape[1] + h.shape[1]))
 
 
-def _chunks(product: Product, table: Tensor, h: Tensor) -> Iterator[slice]:
-    """Receivers in pieces whose temporaries stay in the cache."""
-    receivers, degree = table.shape
-    per_receiver = h.element_size() * product.rows * (degree + h.shape[1])
-    step = max(1, CHUNK_BYTES.get(h.device.type, CHUNK_BYTES["cpu"]) // per_receiver)
-    for start in range(0, receivers, step):
-        yield slice(start, min(start + step, receivers))
+def _gather(edges: Edges, chunk: slice, width: int, x: Tensor, s: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Source features [dim, D, K] (0 in the padding), vectors [3, D, K], hidden layers [D, K, H] of a chunk's edges."""
+    sources = edges.near_sources[chunk, :width]
+    x_edge = x.index_select(1, sources.flatten()).unflatten(1, sources.shape)
+    return x_edge, s[:, chunk, :width], _listed(h, edges.table, chunk, width)
 
 
-def _gather(
-    chunk: slice, table: Tensor, x: Tensor, s: Tensor, h: Tensor, source: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Source features [dim, D, K], edge vectors [3, D, K] and hidden layers [D, K, H] of the edges into a chunk."""
-    rows = table[chunk]
-    edges = rows.flatten()
-    x_edge = x.index_select(1, source[edges]).unflatten(1, rows.shape)
-    s_edge = s.index_select(1, edges).unflatten(1, rows.shape)
-    return x_edge, s_edge, h.index_select(0, edges).unflatten(0, rows.shape)
-
-
-def _parts(product: Product, weights: Sequence[Tensor]) -> Iterator[tuple[Tensor, slice, slice]]:
-    """(weight, rows of y, columns of the output) of every component of every block."""
-    columns = product.outputs.slices()
-    for (out, _, rows, first), weight in zip(product.blocks(), weights, strict=True):
-        count = product.outputs.counts[out]
-        for component in range(_components(out)):
-            row, column = first + component * rows, columns[out].start + component * count
-            yield weight, slice(row, row + rows), slice(column, column + count)
+def _parts(product: Product, sums: Tensor, out: Tensor) -> Iterator[tuple[Block, Tensor, Tensor]]:
+    """(block, its sums [D, components, rows x H], its outputs [D, components, outputs])."""
+    columns = product.outputs.slices
+    for block in product.blocks:
+        if block.rows:
+            nodes, width = len(sums), block.rows * sums.shape[2]
+            sums_part = sums[:, block.first : block.end].view(nodes, block.components, width)
+            yield block, sums_part, out[:, columns[block.out]].unflatten(1, (block.components, -1))
 
 
 def _apply(product: Product, sums: Tensor, weights: Sequence[Tensor], out: Tensor) -> None:
-    """sums: [D, rows, H] -> out [D, dim]; weights: [rows of the block x H, outputs of the block] each."""
-    for weight, rows, columns in _parts(product, weights):
-        torch.mm(sums[:, rows].flatten(1), weight, out=out[:, columns])
+    """sums: [D, rows, H] -> out [D, dim]; weights: [outputs of the block, rows x H] each."""
+    for (block, sums_part, out_part), weight in zip(_parts(product, sums, out), weights, strict=True):
+        if block.components == 1:
+            torch.mm(sums_part[:, 0], weight.T, out=out_part[:, 0])
+        else:  # few outputs: much quicker this way round
+            out_part.copy_(torch.bmm(weight.expand(3, -1, -1), sums_part.permute(1, 2, 0)).permute(2, 0, 1))
 
 
 def _apply_backward(
@@ -245,68 +117,49 @@ def _apply_backward(
 ) -> Tensor:
     """Gradient with respect to ``sums``; those of the weights are added to ``to_weights``."""
     to_sums = torch.empty_like(sums)
-    for (weight, rows, columns), (to_weight, _, _) in zip(
-        _parts(product, weights), _parts(product, to_weights), strict=True
-    ):
-        g = gradient[:, columns]
-        to_weight.addmm_(sums[:, rows].flatten(1).T, g)
-        to_sums[:, rows] = (g @ weight.T).view(len(g), -1, sums.shape[2])
+    parts = zip(_parts(product, sums, gradient), _parts(product, to_sums, gradient), weights, to_weights, strict=True)
+    for (_, sums_part, g), (_, to_part, _), weight, to_weight in parts:
+        for component in range(g.shape[1]):
+            to_weight.addmm_(g[:, component].T, sums_part[:, component])
+            torch.mm(g[:, component], weight, out=to_part[:, component])
     return to_sums
 
 
+class _AtSources(torch.autograd.Function):
+    """v(e) = B(j) h(e) for all entries of the table of edges by source, [S, K, n]."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Table, b: Tensor, h: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.table = table
+        ctx.save_for_backward(b, h)
+        v = h.new_zeros(*table.entries.shape, b.shape[1])
+        for chunk, width in _AtSources._chunks(table, h):
+            h_edge = _listed(h, table, chunk, width)
+            v[chunk, :width] = torch.bmm(b[chunk], h_edge.transpose(1, 2)).transpose(1, 2)
+        return v
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        b, h = ctx.saved_tensors
+        to_b, to_h = torch.zeros_like(b), h.new_zeros(len(h) + 1, h.shape[1])
+        for chunk, width in _AtSources._chunks(ctx.table, h):
+            g = gradient[chunk, :width]
+            torch.bmm(g.transpose(1, 2), _listed(h, ctx.table, chunk, width), out=to_b[chunk])
+            _unlisted(to_h, ctx.table, chunk, width, torch.bmm(g, b[chunk]))
+        return None, to_b, to_h[:-1]
+
+    @staticmethod
+    def _chunks(table: Table, h: Tensor) -> Iterator[tuple[slice, int]]:
+        return _chunks(table, h, 2 * table.entries.shape[1] * h.shape[1])
+
+
 @dataclass(frozen=True)
-class Edges:
-    """Directed edges, and for each of D receivers the list of edges that it reads.
+class _Weights:
+    """The second layer with its path normalisation. summed: [outputs, rows x H] per block; outer: the output block, the
+    input block and [inputs, outputs x H] of each path scalar x vector -> vector."""
 
-    receiver, source: [E] node numbers; vector: [3, E] sqrt(3) times the unit vector; embedding: [E, C] learned
-    features; table: [D, K] edge numbers, E where a receiver has fewer than K; degree: [D] how many it has.
-    """
-
-    receiver: Int[Tensor, " e"]
-    source: Int[Tensor, " e"]
-    vector: Float[Tensor, "3 e"]
-    embedding: Float[Tensor, "e c"]
-    table: Int[Tensor, "d k"]
-    degree: Int[Tensor, " d"]
-
-    def reverse(self, table: Tensor, degree: Tensor) -> "Edges":
-        """The same edges read at their other ends, with unchanged vectors and features."""
-        return replace(self, receiver=self.source, source=self.receiver, table=table, degree=degree)
-
-    def turned(self) -> "Edges":
-        """The same edges with opposite direction vectors."""
-        return self.turned_to(-self.vector)
-
-    def turned_to(self, vector: Tensor) -> "Edges":
-        """The same edges with these vectors [3, E]."""
-        return replace(self, vector=vector)
-
-    def embed(self, embedding: Tensor) -> "Edges":
-        """The same edges with these features."""
-        return replace(self, embedding=embedding)
-
-    def into(self, receivers: Tensor) -> "Edges":
-        """Only the edges into some receivers, which are then the rows of the table."""
-        table = self.table[receivers]
-        chosen = table.flatten()[table.flatten() < len(self.source)]
-        number = torch.full((len(self.source) + 1,), len(chosen), device=table.device)
-        number[chosen] = torch.arange(len(chosen), device=table.device)
-        return Edges(
-            self.receiver[chosen], self.source[chosen], self.vector[:, chosen], self.embedding[chosen],
-            number[table], self.degree[receivers],
-        )  # fmt: skip
-
-
-def edge_table(receiver: Int[Tensor, " e"], count: int) -> tuple[Int[Tensor, "d k"], Int[Tensor, " d"]]:
-    """Edge numbers by receiver, padded with E, and the degree of each of ``count`` receivers."""
-    edges = len(receiver)
-    degree = torch.bincount(receiver, minlength=count)
-    order = receiver.argsort(stable=True)
-    ordered = receiver[order]
-    place = torch.arange(edges, device=receiver.device) - (degree.cumsum(0) - degree)[ordered]
-    table = torch.full((count, int(degree.max()) if edges else 0), edges, device=receiver.device)
-    table[ordered, place] = order
-    return table, degree
+    summed: list[Tensor]
+    outer: list[tuple[int, int, Tensor]]
 
 
 class TensorProductConv(nn.Module):
@@ -322,33 +175,59 @@ class TensorProductConv(nn.Module):
         self.hidden = nn.Linear(sum(self.sizes), hidden)
         self.dropout = nn.Dropout(dropout)
         self.weights = nn.Linear(hidden, product.weights)
-        self._prepared: tuple[tuple[int, ...], list[Tensor]] | None = None
+        self._prepared: tuple[tuple[int, ...], _Weights] | None = None
 
     def forward(self, features: Tensor, edges: Edges, receivers: Tensor | None = None) -> Tensor:
         """features: [S, dim] of all sources; receivers: [nodes, >= R] features of all receivers, or None.
 
         Returns [D, out dim].
         """
-        hidden = self._hidden(features, edges, receivers)
-        vector = nn.functional.pad(edges.vector, (0, 1))
-        source = nn.functional.pad(edges.source, (0, 1))
-        result: Tensor = _Aggregate.apply(
-            self.product, features.T.contiguous(), vector, hidden, source, edges.table, *self._weights()
-        )
-        return result
+        compact = edges.compact
+        if compact.sources is not None:
+            features = features.index_select(0, compact.sources)
+        result = self._messages(features, compact.edges, receivers)
+        if compact.rows is None:
+            return result
+        return result.new_zeros(len(edges.degree), result.shape[1]).index_copy(0, compact.rows, result)
+
+    def _messages(self, features: Tensor, edges: Edges, receivers: Tensor | None) -> Tensor:
+        hidden, weights = self._hidden(features, edges, receivers), self._weights()
+        padded = functional.pad(features.T, (0, 1))  # a node of zeros, for the padding of the table
+        result: Tensor = _Aggregate.apply(self.product, edges, padded, edges.near_vectors, hidden, *weights.summed)
+        return self._add_outer(result, features, edges, hidden, weights) if weights.outer else result
+
+    def _add_outer(self, out: Tensor, features: Tensor, edges: Edges, hidden: Tensor, weights: _Weights) -> Tensor:
+        """Plus the paths scalar x vector -> vector: sum_e (B(j) h(e)) (x) s(e)."""
+        columns = self.product.inputs.slices
+        at_source = [
+            (features[:, columns[block]] @ weight).unflatten(1, (-1, hidden.shape[1]))
+            for _, block, weight in weights.outer
+        ]
+        v: Tensor = _AtSources.apply(edges.leaving, torch.cat(at_source, dim=1), hidden)
+        v = v.flatten(0, 1).index_select(0, edges.places.flatten()).unflatten(0, edges.places.shape)
+        sums = torch.bmm(edges.near_vectors.movedim(1, 0), v)  # [D, 3, outputs]
+        start, outputs = 0, self.product.outputs.slices
+        added = out.clone() if torch.is_grad_enabled() else out
+        for out_block, _, _ in weights.outer:
+            count = self.product.outputs.counts[out_block]
+            added[:, outputs[out_block]] += sums[:, :, start : start + count].flatten(1)
+            start += count
+        return added
 
     def _hidden(self, features: Tensor, edges: Edges, receivers: Tensor | None) -> Tensor:
-        """[E + 1, H + 1]: hidden layer and a 1 for the bias; zero in the last row, the edge that pads the table."""
-        edge, receiver, source = self.hidden.weight.split(self.sizes, dim=1)
-        values = torch.addmm(self.hidden.bias, edges.embedding, edge.T)
-        values = values + (features[:, : self.sizes[2]] @ source.T).index_select(0, edges.source)
+        """[E, H + 1]: hidden layer, and a 1 for the bias of the layer after it."""
+        weight = functional.pad(self.hidden.weight, (0, 0, 0, 1))
+        edge, receiver, source = weight.split(self.sizes, dim=1)
+        values = torch.addmm(functional.pad(self.hidden.bias, (0, 1), value=1.0), edges.embedding, edge.T)
+        values += (features[:, : self.sizes[2]] @ source.T).index_select(0, edges.source)
         if receivers is not None:
-            values = values + (receivers[:, : self.sizes[1]] @ receiver.T).index_select(0, edges.receiver)
-        padded = nn.functional.pad(self.dropout(values.relu()), (0, 1), value=1.0)
-        return nn.functional.pad(padded, (0, 0, 0, 1))
+            values += (receivers[:, : self.sizes[1]] @ receiver.T).index_select(0, edges.receiver)
+        values = values.relu_()
+        if self.training and self.dropout.p:
+            return torch.cat([self.dropout(values[:, :-1]), values[:, -1:]], dim=1)
+        return values
 
-    def _weights(self) -> list[Tensor]:
-        """Second layer per block, [rows x (H + 1), outputs], with the path normalisation."""
+    def _weights(self) -> _Weights:
         tensors = (self.weights.weight, self.weights.bias)
         if torch.is_grad_enabled() and tensors[0].requires_grad:
             return self._prepare()
@@ -357,27 +236,32 @@ class TensorProductConv(nn.Module):
             self._prepared = (versions, self._prepare())
         return self._prepared[1]
 
-    def _prepare(self) -> list[Tensor]:
+    def _prepare(self) -> _Weights:
         flat = torch.cat([self.weights.weight, self.weights.bias[:, None]], dim=1)
-        result, start = [], 0
-        for out, _, rows, _ in self.product.blocks():
-            count = self.product.outputs.counts[out]
-            block = flat[start : start + rows * count].view(rows, count, -1)
-            result.append((block.movedim(1, 2) / math.sqrt(rows)).reshape(-1, count).contiguous())
-            start += rows * count
+        sizes = [block.fan_in * self.product.outputs.counts[block.out] for block in self.product.blocks]
+        result = _Weights([], [])
+        for block, values in zip(self.product.blocks, flat.split(sizes), strict=True):
+            matrix = values.unflatten(0, (block.fan_in, -1)) / math.sqrt(block.fan_in)  # [inputs, outputs, H]
+            pieces = list(zip(block.paths, matrix.split([path.count for path in block.paths]), strict=True))
+            summed = [piece for path, piece in pieces if path.operation != "outer"]
+            if summed:
+                result.summed.append(torch.cat(summed).movedim(1, 0).flatten(1))
+            outer = [(block.out, path.block, piece.flatten(1)) for path, piece in pieces if path.operation == "outer"]
+            result.outer.extend(outer)
         return result
 
 
-def e3nn_rows(product: Product, out_order: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+def e3nn_rows(product: Product, out_order: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
     """[weights] e3nn's flat weight number of each of our weights.
 
     e3nn's ``FullyConnectedTensorProduct`` loops over input blocks, then harmonics, then output blocks (in the order
     ``out_order``), and stores one (inputs, outputs) matrix per path.
     """
     degree = {"copy": 0, "outer": 1, "dot": 1, "cross": 1, "quadratic": 2}
-    every = [(out, path) for out, paths, _, _ in product.blocks() for path in paths]
-    counts = product.outputs.counts
+    every = [(block.out, path) for block in product.blocks for path in block.paths]
     order = sorted(every, key=lambda item: (item[1].block, degree[item[1].operation], out_order.index(item[0])))
-    sizes = [path.count * counts[out] for out, path in order]
-    starts = dict(zip(order, [0, *(sum(sizes[: i + 1]) for i in range(len(sizes)))], strict=False))
-    return torch.cat([starts[item] + torch.arange(item[1].count * counts[item[0]]) for item in every])
+    starts, start = {}, 0
+    for out, path in order:
+        starts[out, path] = start
+        start += path.count * product.outputs.counts[out]
+    return torch.cat([starts[item] + torch.arange(item[1].count * product.outputs.counts[item[0]]) for item in every])

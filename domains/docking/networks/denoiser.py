@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from core.interfaces import Denoiser
 from core.types import Latents, Tangent
 from domains.docking.batch import DockingBatch
-from domains.docking.pose import Pose
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Inputs
 from domains.docking.networks.heads import RigidHead, TorsionHead
 from domains.docking.networks.latents import LatentInput, NodeLatents
+from domains.docking.pose import Pose
 
 
 @runtime_checkable
@@ -70,7 +70,7 @@ def by_sample(
     network: nn.Module, score: Callable[[Pose, Tensor, Latents | None, DockingBatch], Tangent], state: Pose,
     level: Tensor, latents: Latents | None, batch: DockingBatch,
 ) -> Tangent:  # fmt: skip
-    """Scores of all samples; sample after sample where that is faster (evaluation on a CPU: arrays stay in its cache)."""
+    """Scores of all samples; one after the other in evaluation on a CPU, where small arrays stay in the cache."""
     if network.training or torch.is_grad_enabled() or batch.ids.device.type != "cpu" or batch.size == 1:
         return score(state, level, latents, batch)
     parts = []

@@ -8,8 +8,8 @@ from core.types import LatentLogits
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Features, Inputs
-from domains.docking.networks.layers import NodeHead
 from domains.docking.networks.latents import LatentInput, collect
+from domains.docking.networks.layers import NodeHead
 
 HEAD_WIDTH = 128
 

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions, Features
-from domains.docking.networks.convolution import Product, TensorProductConv
+from domains.docking.networks.convolution import TensorProductConv
 from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm
 from domains.docking.networks.layers import EdgeMLP, GaussianSmearing
 from domains.docking.networks.pairs import make_edges, pairs_within
+from domains.docking.networks.products import Product
 
 CENTRE_RADIUS = 30.0  # Angstrom, where the distance embedding of the centre edges ends
 MAX_TORSION_NEIGHBOURS = 32

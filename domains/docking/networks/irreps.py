@@ -5,6 +5,7 @@ component (all x, then all y, then all z); e3nn stores them vector by vector. ``
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -35,6 +36,7 @@ class Irreps:
     def dim(self) -> int:
         return sum(self.sizes)
 
+    @cached_property
     def slices(self) -> list[slice]:
         """Columns of each block."""
         ends = list(accumulate(self.sizes))

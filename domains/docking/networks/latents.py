@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.types import Latents, LatentLogits
+from core.types import LatentLogits, Latents
 from domains.docking.graph import Structure
 
 LatentKind = Literal["pointer", "vocabulary", "none"]
@@ -40,15 +40,16 @@ class LatentInput:
         """Node inputs; a model with latents that gets None, or dropped latents, sees zeros and its null embedding."""
         if self.kind == "none":
             return NodeLatents()
-        dtype, device = complexes.ca.dtype, complexes.ca.device
         if latents is None:
-            zeros = (torch.zeros(len(x), self.width, dtype=dtype, device=device) for x in (complexes.atoms, complexes.ca))
+            zeros = (
+                torch.zeros(len(x), self.width, dtype=dtype, device=device) for x in (complexes.atoms, complexes.ca)
+            )
             return NodeLatents(*zeros, torch.ones(complexes.size, dtype=dtype, device=device))
-        values = latents.values.to(dtype) * latents.keep[:, None, None]
+        values = latents.values.to(complexes.ca.dtype) * latents.keep[:, None, None]
         atoms, residues = spread(complexes, values) if self.kind == "pointer" else (
             values.flatten(1)[complexes.atom_sample], values.flatten(1)[complexes.residue_sample]
         )  # fmt: skip
-        return NodeLatents(atoms, residues, (~latents.keep).to(dtype))
+        return NodeLatents(atoms, residues, (~latents.keep).to(complexes.ca.dtype))
 
 
 def spread(complexes: Structure, values: Float[Tensor, "b m k"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "r m"]]:

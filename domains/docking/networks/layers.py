@@ -17,7 +17,7 @@ class GaussianSmearing(nn.Module):
         self.offset: Tensor
         self.register_buffer("offset", torch.linspace(0.0, stop, count))
 
-    def forward(self, distance: Float[Tensor, "*e"]) -> Float[Tensor, "*e c"]:
+    def forward(self, distance: Float[Tensor, " e"]) -> Float[Tensor, "e c"]:
         return (distance[..., None] - self.offset).square_().mul_(self.coefficient).exp_()
 
 
@@ -89,7 +89,7 @@ class NodeHead(nn.Sequential):
         )  # fmt: skip
 
 
-def unit_times_root3(vector: Float[Tensor, "*e 3"], distance: Float[Tensor, "*e"]) -> Float[Tensor, "3 *e"]:
+def unit_times_root3(vector: Float[Tensor, "e 3"], distance: Float[Tensor, " e"]) -> Float[Tensor, "3 e"]:
     """sqrt(3) unit vectors, components first: the l = 1 spherical harmonics in component normalisation; 0 for 0."""
-    unit = vector / distance.clamp_min(1e-12)[..., None] * math.sqrt(3)
-    return unit.movedim(-1, 0).contiguous()
+    unit = vector / distance.clamp_min(1e-12)[:, None] * math.sqrt(3)
+    return unit.T.contiguous()

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from domains.docking.networks.convolution import Edges, edge_table
+from domains.docking.networks.edges import Edges, Table
 from domains.docking.networks.layers import unit_times_root3
 
 
@@ -50,5 +50,6 @@ def make_edges(
     """Edges (row 0 of ``index`` receives from row 1) without features, and their lengths in Angstrom."""
     vector = sources[index[1]] - receivers[index[0]]
     length = vector.norm(dim=1)
-    table, degree = edge_table(index[0], len(receivers))
-    return Edges(index[0], index[1], unit_times_root3(vector, length), vector[:, :0], table, degree), length
+    table = Table.of(index[0], len(receivers))
+    unit = unit_times_root3(vector, length)
+    return Edges(index[0], index[1], unit, vector[:, :0], table, len(sources)), length

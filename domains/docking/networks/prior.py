@@ -7,18 +7,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.interfaces import PriorNet
-from core.rng import SampleStreams
 from core.types import LatentLogits, Latents
+
 try:
     from core.geometry.rigid import random_rotation
-except ImportError: pass
+except ImportError:
+    pass
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Inputs
 from domains.docking.networks.denoiser import ScoreScale
 from domains.docking.networks.encoder import HEAD_WIDTH, pooled
-from domains.docking.networks.layers import NodeHead
 from domains.docking.networks.latents import LatentInput, collect
+from domains.docking.networks.layers import NodeHead
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,21 @@ class DockingPrior(PriorNet):
         return LatentLogits(torch.cat([one.values for one in each], dim=1), each[0].mask)
 
     def next_slot(self, batch: DockingBatch, codes: Int[Tensor, "b j"]) -> LatentLogits:
+        """Logits [B, 1, K] of slot J. In evaluation, samples of one complex with the same codes are computed once."""
         dtype = next(self.parameters()).dtype
-        by_one = not self.training and not torch.is_grad_enabled() and batch.ids.device.type == "cpu"
-        if not by_one or batch.size == 1:
+        if self.training or torch.is_grad_enabled():
             return self.logits(batch.structure(dtype), prior_positions(batch, dtype), codes)
-        parts = [self.next_slot(batch.select(slice(i, i + 1)), codes[i : i + 1]) for i in range(batch.size)]
-        return pad_logits(parts)
+        keys = [(which, *known) for which, known in zip(batch.index, codes.tolist(), strict=True)]
+        different = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        parts = []
+        for key in different:
+            one = slice(keys.index(key), keys.index(key) + 1)
+            part = batch.select(one)
+            parts.append(self.logits(part.structure(dtype), prior_positions(part, dtype), codes[one]))
+        each, rows = pad_logits(parts), torch.tensor([different[key] for key in keys], device=codes.device)
+        return LatentLogits(each.values[rows], None if each.mask is None else each.mask[rows])
 
-    def logits(
-        self, complexes: Structure, positions: Float[Tensor, "n 3"], codes: Int[Tensor, "b j"]
-    ) -> LatentLogits:
+    def logits(self, complexes: Structure, positions: Float[Tensor, "n 3"], codes: Int[Tensor, "b j"]) -> LatentLogits:
         """Logits [B, 1, K] of slot J, given codes of the slots before; positions: [n, 3] the conformer."""
         dtype = positions.dtype
         mask = complexes.pointer_mask
@@ -107,8 +113,7 @@ def pad_logits(parts: list[LatentLogits]) -> LatentLogits:
 
 
 def prior_positions(batch: DockingBatch, dtype: torch.dtype) -> Float[Tensor, "n 3"]:
-    """Conformers at the centre of the C-alphas in a random orientation, which is that of the sample's number."""
+    """Conformers at the centre of the C-alphas. Their orientation is as in the graphs: the logits do not depend on it."""
     poses = batch.conformers()
     centred = poses.positions.double() - poses.centroid().double()[:, None]
-    rotation = random_rotation(SampleStreams(0, batch.ids, "prior orientation", batch.ids.device).normal(4).double())
-    return (centred @ rotation.mT)[poses.mask].to(dtype)
+    return centred[poses.mask].to(dtype)
