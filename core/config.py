@@ -34,10 +34,10 @@ class LatentConfig(Section):
     """Which latents the model has. ``none`` is the plain diffusion model, ``gaussian`` the continuous baseline,
     ``pointer`` discrete latents that each name one node of the sample (docking), so that K is each sample's own.
 
-    count: M; codes: K (gaussian: dimensions per latent; pointer: not used); temperature: of the Gumbel-Softmax in training;
-    extraction_temperature: of the samples that the prior learns from; drop: share of samples trained without latents;
-    kl_weight: of the gaussian latents (the paper tries 0.1 and 1); standardise: keep the encoder from collapsing
-    (core/heads.py; false is the paper's plain linear head); gain: what standardised logits are multiplied with at
+    count: M; codes: K (gaussian: dimensions per latent; pointer: not used); temperature: of the Gumbel-Softmax in
+    training; extraction_temperature: of the samples that the prior learns from; drop: share of samples trained
+    without latents; kl_weight: of the gaussian latents (the paper tries 0.1 and 1); standardise: keep the encoder from
+    collapsing (core/heads.py; false is the plain linear head); gain: what standardised logits are multiplied with at
     first (learned from there): small starts slowly and finds the better optimum, large is informative sooner.
     """
 

@@ -193,8 +193,9 @@ class Domain(ABC):
     def write(self, samples: Any, batch: Any, out: Path) -> list[Path]:
         """Write samples in the domain's usual formats; returns the files."""
 
-    def start_prior(self, prior: nn.Module, trained: Mapping[str, nn.Module]) -> None:
-        """Give an untrained prior what it takes over from the trained denoiser or encoder; nothing by default."""
+    def initial_prior(self, trained: Mapping[str, nn.Module]) -> nn.Module:
+        """An untrained prior, with whatever it takes over from the trained denoiser or encoder; nothing by default."""
+        return self.prior()
 
     def frozen_prior(self, prior: nn.Module, step: int) -> Iterable[nn.Parameter]:
         """Parameters of the prior that its optimiser step number ``step`` leaves alone; none by default."""

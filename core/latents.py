@@ -28,7 +28,7 @@ class LatentSpace(ABC):
     encoder_width: int
 
     def codebook(self, batch: Any) -> int:
-        """Numbers per latent of the samples of a batch: ``width``, but for latents whose codebook is the sample's own."""
+        """Numbers per latent in a batch: ``width``, but for latents whose codebook is each sample's own."""
         return self.width
 
     @abstractmethod
@@ -93,8 +93,8 @@ class CategoricalSpace(LatentSpace):
 
 @dataclass(frozen=True)
 class PointerSpace(CategoricalSpace):
-    """M latents that each name one node of the sample. Batches say by ``categories`` how many nodes their largest sample
-    has; ``codes`` and ``width`` mean nothing here."""
+    """M latents that each name one node of the sample. Batches say by ``categories`` how many nodes their largest
+    sample has; ``codes`` and ``width`` mean nothing here."""
 
     codes: int = 0
 

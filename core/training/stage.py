@@ -58,8 +58,7 @@ class PriorStage(Stage):
     def __init__(self, domain: Domain, trained: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.space = latent_space(domain.config.latents)
-        self.domain, self.prior = domain, domain.prior()
-        domain.start_prior(self.prior, trained)
+        self.domain, self.prior = domain, domain.initial_prior(trained)
         # In a tuple, so that it is no part of what this stage trains and saves.
         self._encoder = (trained["encoder"].requires_grad_(False).eval(),)
 

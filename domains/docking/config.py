@@ -93,18 +93,22 @@ class QuirksConfig(Section):
 
 
 class DataConfig(Section):
-    """Complexes to train and measure on: ``folder``/NAME/ with a protein and a ligand (protein.pdb, ligand.sdf, or
-    PDBBind's names). table: CSV with columns ``id`` and ``split`` that says which are ``train``, ``val`` and ``test``,
-    and perhaps ``no_rec_overlap`` (1: its receptor is not in training); without a table one of twenty, by the checksum of its name, is ``val``."""
+    """Complexes to train and measure on.
+
+    folder: holds one sub-folder per complex, with a protein and a ligand (protein.pdb and ligand.sdf, or PDBBind's
+    names); table: CSV with columns ``id`` and ``split`` (train, val, test) and perhaps ``no_rec_overlap`` (1: its
+    receptor is not in training); without a table one of twenty, by the checksum of its name, is ``val``.
+    """
 
     folder: str = ""
     table: str = ""
 
 
 class EvaluationConfig(Section):
-    """``disco evaluate``: split that is docked, poses per complex, PoseBusters checks as well, and where the latents come
-    from: ``prior``, ``encoder`` (read off the true pose: how good the denoiser would be under the right latents) or
-    ``dropped``."""
+    """``disco evaluate``. split: what is docked; poses: per complex; pose_checks: PoseBusters as well; latents: where
+    they come from: ``prior``, ``encoder`` (read off the true pose: how good the denoiser would be under the right
+    latents) or ``dropped``.
+    """
 
     split: Literal["val", "test"] = "val"
     poses: PositiveInt = 40

@@ -107,9 +107,11 @@ class DockingDomain(Domain):
         ranked = {"confidence": self.confidence} if self.model.confidence is not None else {}
         return {**super().parts(), **ranked}
 
-    def start_prior(self, prior: nn.Module, trained: Mapping[str, nn.Module]) -> None:
-        """The prior's layers start as the trained denoiser's (paper section 4.5)."""
-        prior.get_submodule("backbone").load_state_dict(trained["denoiser"].get_submodule("backbone").state_dict())
+    def initial_prior(self, trained: Mapping[str, nn.Module]) -> DockingPrior:
+        """Its layers start as the trained denoiser's (paper section 4.5)."""
+        prior = self.prior()
+        prior.backbone.load_state_dict(trained["denoiser"].get_submodule("backbone").state_dict())
+        return prior
 
     def frozen_prior(self, prior: nn.Module, step: int) -> Iterable[nn.Parameter]:
         return prior.get_submodule("backbone").parameters() if step < self.model.prior_freeze else ()

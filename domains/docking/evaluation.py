@@ -1,4 +1,4 @@
-"""``disco evaluate`` for docking: many poses of every complex of a split, ranked and judged like Table 4 of the paper."""
+"""``disco evaluate`` for docking: poses of every complex of a split, ranked and judged like Table 4 of the paper."""
 
 import hashlib
 import logging

@@ -69,7 +69,7 @@ class DockingGeometry(Geometry[Pose]):
         return Corrupted(self.retract(clean, {"tr": tr, "rot": rot, "tor": tor}), target, weight)
 
     def sample_noise(self, batch: DockingBatch, t: Tensor, streams: SampleStreams) -> Pose:
-        """Conformers with uniform torsions and orientations, at normally distributed places around the C-alphas' mean."""
+        """Conformers with uniform torsions and orientations, at normal distances from the C-alphas' mean."""
         start = batch.conformers().to(batch.ids.device, torch.float64)
         torsions = start.torsions
         uniform = streams.uniform(torsions.mask.shape[1], dtype=torch.float64)

@@ -24,14 +24,14 @@ def complex_graph(
     receptor: Mapping[str, np.ndarray],
     atoms: Mapping[str, np.ndarray] | None = None,
 ) -> HeteroData:
-    """Graph of one complex.
+    """Graph of one complex. Positions in Angstrom, all in one frame.
 
-    ligand: ``features`` [n, 16], ``positions`` [n, 3] (a conformer), ``bonds`` [2, 2E], ``kinds`` [2E] (0..3), ``torsions`` [R, 2]
-    (u, v; v moves), ``parent`` [R], ``group`` [n] (see ``torsion.nesting``), and where the true pose is known ``crystal``
-    [n, 3] and ``matched`` [n, 3] (the conformer laid on it); receptor: ``types`` [N], ``positions``
-    [N, 3] (C-alpha), ``edges`` [2, E] (row 0 receives) and optionally ``language`` [N, L]; atoms (for the all-atom
-    confidence model): ``features`` [A, 4], ``positions`` [A, 3], ``edges`` [2, E], ``residue`` [A].
-    Positions in Angstrom, all in one frame.
+    ligand: ``features`` [n, 16], ``positions`` [n, 3] (a conformer), ``bonds`` [2, 2E], ``kinds`` [2E] (0..3),
+    ``torsions`` [R, 2] (u, v; v moves), ``parent`` [R], ``group`` [n] (see ``torsion.nesting``), and where the true
+    pose is known ``crystal`` [n, 3] and ``matched`` [n, 3] (the conformer laid on it);
+    receptor: ``types`` [N], ``positions`` [N, 3] (C-alpha), ``edges`` [2, E] and optionally ``language`` [N, L];
+    atoms (for the all-atom confidence model): ``features`` [A, 4], ``positions`` [A, 3], ``edges`` [2, E], ``residue``
+    [A]. Row 0 of edges receives from row 1.
     """
     data = HeteroData()
     data["ligand"].x = torch.as_tensor(ligand["features"])

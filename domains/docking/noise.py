@@ -15,6 +15,7 @@ from core.geometry.torus import TabulatedNorm
 
 FIELDS = ("tr", "rot", "tor")
 Range = tuple[float, float]
+HEAT = IGSO3(0.5)
 TABLE_SIZE = 5001
 
 
@@ -29,7 +30,7 @@ class DockingNoise:
     tr: Range = (0.1, 19.0)
     rot: Range = (0.03, 1.55)
     tor: Range = (0.03, 3.14)
-    igso3: IGSO3 = IGSO3(0.5)
+    igso3: IGSO3 = HEAT
     torsion_table: TabulatedNorm | None = None
 
     def sigmas(self, t: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,7 +47,7 @@ class _Found:
 
 
 def convert_files(source: Path) -> Converted | None:
-    """The model in a file or anywhere below a folder; None where no file holds weights of the authors' docking networks.
+    """The model in a file or anywhere below a folder; None where no file holds weights of their docking networks.
 
     Weights are read with ``weights_only``: nothing in them is executed. Where a folder has denoisers with and without
     latents, the one with latents is taken. Raises CheckpointError for files of the right names that do not fit.

@@ -20,7 +20,8 @@ class Torsions:
     """Rotatable bonds of B ligands, padded.
 
     bonds: [B, R, 2] atoms (u, v), v in the part that moves; parent: [B, R] the bond whose part is the next around it,
-    -1 for none; group: [B, n] the bond whose part is the innermost around an atom, -1 for none; mask: [B, R] which exist.
+    -1 for none; group: [B, n] the bond whose part is the innermost around an atom, -1 for none; mask: [B, R] which
+    exist.
     """
 
     bonds: Int[Tensor, "b r 2"]
@@ -58,9 +59,9 @@ def _smallest(inside: Bool[np.ndarray, "x r"], size: Int[np.ndarray, " r"]) -> I
 def turn(positions: Float[Tensor, "b n 3"], torsions: Torsions, angles: Float[Tensor, "b r"]) -> Float[Tensor, "b n 3"]:
     """Atoms after turning every bond by its angle (radians).
 
-    A positive angle turns the part of v right-handedly about the axis from v to u (the convention of torsional diffusion
-    and DiffDock). The atoms that no bond moves stay where they are. All bonds turn by the geometry at the start; since
-    parts are nested, the order in which one would turn them one by one does not matter.
+    A positive angle turns the part of v right-handedly about the axis from v to u (the convention of torsional
+    diffusion and DiffDock). The atoms that no bond moves stay where they are. All bonds turn by the geometry at the
+    start; since parts are nested, the order in which one would turn them one by one does not matter.
     """
     size, count = angles.shape
     if not count:

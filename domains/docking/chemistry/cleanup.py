@@ -30,6 +30,7 @@ def short_reason(error: Exception) -> str:
 
 
 def parse_template(smiles: str) -> Chem.Mol:
+    """Largest fragment of a SMILES, heavy atoms only. Raises RequestError where it is no molecule."""
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
         if mol is None or not mol.GetNumHeavyAtoms():
@@ -98,6 +99,7 @@ def largest_fragment(mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
 
 
 def check_size(mol: Chem.Mol, max_heavy_atoms: int) -> None:
+    """Raises RequestError for no heavy atom, or more than ``max_heavy_atoms``."""
     heavy = mol.GetNumHeavyAtoms()
     if not mol.GetNumAtoms():
         raise RequestError("has no atoms")
@@ -169,6 +171,7 @@ def _hydrogen_on_aromatic_nitrogen(mol: Chem.Mol) -> Repaired:
 
 
 def without_hydrogens(mol: Chem.Mol, flags: int, notes: list[str]) -> Chem.Mol:
+    """Heavy atoms only; ``flags`` are the steps of sanitisation that the molecule can take."""
     bare = Chem.RemoveAllHs(mol, sanitize=False)
     removed = mol.GetNumAtoms() - bare.GetNumAtoms()
     if removed:
@@ -222,6 +225,7 @@ def assign_stereo(mol: Chem.Mol) -> None:
 
 
 def coordinates(mol: Chem.Mol, notes: list[str]) -> Float64[np.ndarray, "n 3"] | None:
+    """[n, 3] Angstrom, None without 3-D. Raises RequestError for coordinates that no molecule has."""
     if not mol.GetNumConformers():
         return None
     position = np.array(mol.GetConformer().GetPositions(), dtype=np.float64)

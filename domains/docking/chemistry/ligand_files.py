@@ -247,6 +247,7 @@ def _smiles_record(line: str) -> Record:
 
 
 def smiles_source(source: str | Path) -> Record:
+    """The record of a SMILES given as text. Raises RequestError where it is none, or looks like a missing file."""
     text = str(source)
     if isinstance(source, Path) or text.lower().endswith(KNOWN_ENDINGS):
         raise RequestError(f"{text}: no such file")

@@ -160,12 +160,17 @@ class ConfidenceNet(nn.Module):
         nodes = {"ligand": self.types["ligand"](complexes.atoms) + self.sigma["ligand"](sigma), **protein.nodes}
         edges = {**self._pose_edges(complexes, protein, positions, sigma), **protein.edges}
         wanted = self._plan(edges, {name: len(x) for name, x in nodes.items()})
-        for number, (convs, rows) in enumerate(zip(self.layers, wanted, strict=True)):
-            nodes = self._layer(convs, nodes, edges, rows, {} if number else protein.first)
+        for number, rows in enumerate(wanted):
+            nodes = self._layer(self._convolutions(number), nodes, edges, rows, {} if number else protein.first)
         scalars = invariants(nodes["ligand"], self.options.scalars)
         pooled = scalars.new_zeros(complexes.size, scalars.shape[1]).index_add_(0, complexes.atom_sample, scalars)
         result: Tensor = self.predictor(pooled / complexes.atom_counts[:, None])
         return result
+
+    def _convolutions(self, layer: int) -> nn.ModuleDict:
+        found = self.layers[layer]
+        assert isinstance(found, nn.ModuleDict)
+        return found
 
     def _protein(self, complexes: Structure, sigma: Tensor) -> _Protein:
         """What does not depend on the pose."""
@@ -187,7 +192,7 @@ class ConfidenceNet(nn.Module):
         first: dict[str, Tensor] = {}
         for route in PROTEIN_ROUTES if self.options.layers > 1 else ():
             receiver, source, _ = ROUTES[route]
-            update = self.layers[0][route](nodes[source], edges[route], nodes[receiver])
+            update = self._convolutions(0)[route](nodes[source], edges[route], nodes[receiver])
             first[receiver] = first[receiver] + update if receiver in first else update
         counts = torch.bincount(sample, minlength=complexes.size)
         slot = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample]
@@ -214,10 +219,9 @@ class ConfidenceNet(nn.Module):
         close = pairs_within(positions, slot, positions, slot, size, near, MAX_LIGAND_NEIGHBOURS, loops=False)
         cross = pairs_within(positions, slot, complexes.ca, residues, size, far)
         contact = pairs_within(positions, slot, protein.positions, protein.slot, size, near)
-        kinds = functional.pad(self.edges["ligand"].first.row(0, complexes.kinds), (0, 0, 0, close.shape[1]))
         bonded = torch.cat([complexes.bonds, close], dim=1)
         edges = {
-            "ligand": self._embedded("ligand", bonded, positions, positions, sigma, kinds),
+            "ligand": self._embedded("ligand", bonded, positions, positions, sigma, complexes.kinds),
             "ligand_from_receptor": self._embedded("cross", cross, positions, complexes.ca, sigma),
             "ligand_from_atom": self._embedded("contact", contact, positions, protein.positions, sigma),
         }
@@ -228,11 +232,14 @@ class ConfidenceNet(nn.Module):
     def _embedded(
         self, name: str, index: Tensor, receivers: Tensor, sources: Tensor, sigma: Tensor, kinds: Tensor | None = None
     ) -> Edges:
-        """Edges of one set with their features."""
+        """Edges of one set with their features; kinds: of the chemical bonds, which come first."""
         edges, length = make_edges(index, receivers, sources)
         mlp = self.edges[name]
+        assert isinstance(mlp, EdgeMLP)
         total = mlp.first.part(2, self.smearing[SMEARING[name]](length)) + mlp.first.part(1, sigma)
-        return edges.embed(mlp(total if kinds is None else total + kinds))
+        if kinds is not None:
+            total = total + functional.pad(mlp.first.row(0, kinds), (0, 0, 0, len(total) - len(kinds)))
+        return edges.embed(mlp(total))
 
     def _reverse(self, edges: Edges) -> Edges:
         return edges.reverse() if self.options.quirks.unsigned_reverse else edges.reverse().turned()

@@ -52,9 +52,7 @@ class _Aggregate(torch.autograd.Function):
     """out(i) = W . sum_e y(e) (x) h(e), in chunks of receivers; y and its sums are computed again for gradients."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, product: Product, edges: Edges, x: Tensor, s: Tensor, h: Tensor, *weights: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, product: Product, edges: Edges, x: Tensor, s: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
         ctx.product, ctx.edges = product, edges
         ctx.save_for_backward(x, s, h, *weights)
         out = x.new_zeros(len(edges.degree), product.outputs.dim)
@@ -65,7 +63,7 @@ class _Aggregate(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         product, edges = ctx.product, ctx.edges
         x, s, h, *weights = ctx.saved_tensors
         to_x, to_s = torch.zeros_like(x), torch.zeros_like(s)
@@ -129,7 +127,7 @@ class _AtSources(torch.autograd.Function):
     """v(e) = B(j) h(e) for all entries of the table of edges by source, [S, K, n]."""
 
     @staticmethod
-    def forward(ctx: Any, table: Table, b: Tensor, h: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, table: Table, b: Tensor, h: Tensor) -> Tensor:
         ctx.table = table
         ctx.save_for_backward(b, h)
         v = h.new_zeros(*table.entries.shape, b.shape[1])
@@ -139,7 +137,7 @@ class _AtSources(torch.autograd.Function):
         return v
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         b, h = ctx.saved_tensors
         to_b, to_h = torch.zeros_like(b), h.new_zeros(len(h) + 1, h.shape[1])
         for chunk, width in _AtSources._chunks(ctx.table, h):
@@ -193,7 +191,9 @@ class TensorProductConv(nn.Module):
     def _messages(self, features: Tensor, edges: Edges, receivers: Tensor | None) -> Tensor:
         hidden, weights = self._hidden(features, edges, receivers), self._weights()
         padded = functional.pad(features.T, (0, 1))  # a node of zeros, for the padding of the table
-        result: Tensor = _Aggregate.apply(self.product, edges, padded, edges.near_vectors, hidden, *weights.summed)
+        result: Tensor = _Aggregate.apply(  # type: ignore[no-untyped-call]
+            self.product, edges, padded, edges.near_vectors, hidden, *weights.summed
+        )
         return self._add_outer(result, features, edges, hidden, weights) if weights.outer else result
 
     def _add_outer(self, out: Tensor, features: Tensor, edges: Edges, hidden: Tensor, weights: _Weights) -> Tensor:
@@ -203,7 +203,9 @@ class TensorProductConv(nn.Module):
             (features[:, columns[block]] @ weight).unflatten(1, (-1, hidden.shape[1]))
             for _, block, weight in weights.outer
         ]
-        v: Tensor = _AtSources.apply(edges.leaving, torch.cat(at_source, dim=1), hidden)
+        v: Tensor = _AtSources.apply(  # type: ignore[no-untyped-call]
+            edges.leaving, torch.cat(at_source, dim=1), hidden
+        )
         v = v.flatten(0, 1).index_select(0, edges.places.flatten()).unflatten(0, edges.places.shape)
         sums = torch.bmm(edges.near_vectors.movedim(1, 0), v)  # [D, 3, outputs]
         start, outputs = 0, self.product.outputs.slices

@@ -25,7 +25,8 @@ class Wiring:
 
     def plan(self, layers: int, residues: int) -> list["Wiring"]:
         """Edges of every layer, without messages that no ligand atom can feel any more."""
-        assert self.receptor is not None and self.reverse is not None
+        assert self.receptor is not None
+        assert self.reverse is not None
         wanted = torch.zeros(residues, dtype=torch.bool, device=self.cross.source.device)
         wanted[self.cross.source] = True
         plan = [Wiring(self.ligand, self.cross, None, None)]

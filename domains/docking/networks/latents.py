@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,10 +40,8 @@ class LatentInput:
         if self.kind == "none":
             return NodeLatents()
         if latents is None:
-            zeros = (
-                torch.zeros(len(x), self.width, dtype=dtype, device=device) for x in (complexes.atoms, complexes.ca)
-            )
-            return NodeLatents(*zeros, torch.ones(complexes.size, dtype=dtype, device=device))
+            atoms, residues = (complexes.ca.new_zeros(len(x), self.width) for x in (complexes.atoms, complexes.ca))
+            return NodeLatents(atoms, residues, complexes.ca.new_ones(complexes.size))
         values = latents.values.to(complexes.ca.dtype) * latents.keep[:, None, None]
         atoms, residues = spread(complexes, values) if self.kind == "pointer" else (
             values.flatten(1)[complexes.atom_sample], values.flatten(1)[complexes.residue_sample]

@@ -8,11 +8,6 @@ from torch import Tensor, nn
 
 from core.interfaces import PriorNet
 from core.types import LatentLogits, Latents
-
-try:
-    from core.geometry.rigid import random_rotation
-except ImportError:
-    pass
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Inputs
@@ -113,7 +108,7 @@ def pad_logits(parts: list[LatentLogits]) -> LatentLogits:
 
 
 def prior_positions(batch: DockingBatch, dtype: torch.dtype) -> Float[Tensor, "n 3"]:
-    """Conformers at the centre of the C-alphas. Their orientation is as in the graphs: the logits do not depend on it."""
+    """Conformers at the centre of the C-alphas, turned as in the graphs (no matter: the logits are invariant)."""
     poses = batch.conformers()
     centred = poses.positions.double() - poses.centroid().double()[:, None]
     return centred[poses.mask].to(dtype)
