@@ -20,6 +20,7 @@ check: setup
 
 bench: setup
 	$(PY) -m benchmarks.overhead
+	$(PY) -m benchmarks.docking
 
 setup: $(STAMP)
 

@@ -51,7 +51,8 @@ class DockingRequest(Section):
         try:
             return DockingRequest.model_validate({k: str(v) if k == "ligand" else v for k, v in spec.items()})
         except ValidationError as error:
-            first = error.errors()[0]
+            every = error.errors()
+            first = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
             name = ".".join(str(part) for part in first["loc"])
             known = ", ".join(DockingRequest.model_fields)
             what = {"extra_forbidden": f"docking takes no '{name}'; it takes: {known}", "missing": f"give the {name}"}

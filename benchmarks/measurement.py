@@ -1,0 +1,67 @@
+"""One measurement: what it cost, and how that is printed and read."""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process said of itself: seconds, MB (1024^2 bytes), CPU seconds of named parts."""
+
+    cpu: float
+    wall: float
+    peak_mb: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def parse(output: str, source: str) -> "Measurement":
+        """From the last line of a program's output; what else the line holds is left aside.
+
+        Raises DataError, naming ``source``, where that line is no such JSON.
+        """
+        lines = output.strip().splitlines()
+        try:
+            said = json.loads(lines[-1])
+            cpu, wall, peak = (float(said[name]) for name in ("cpu", "wall", "peak_mb"))
+            parts = {str(name): float(value) for name, value in said.get("parts", {}).items()}
+            return Measurement(cpu, wall, peak, parts)
+        except (IndexError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{source}: the last line of output is not JSON with cpu, wall and peak_mb ({error!r}); "
+                "a peer must print it at its end, and everything else to stderr"
+            ) from error
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MB; ru_maxrss, the way elsewhere, starts at the parent's."""
+    with contextlib.suppress(OSError):
+        return float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+class Clock:
+    """CPU seconds of named parts of this process."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+        self.cpu, self.wall = time.process_time(), time.perf_counter()
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.parts[name] = self.parts.get(name, 0.0) + time.process_time() - start
+
+    def stop(self, repeats: int = 1) -> Measurement:
+        """All since the clock was made, per repeat."""
+        cpu, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
+        parts = {name: seconds / repeats for name, seconds in self.parts.items()}
+        return Measurement(cpu / repeats, wall / repeats, peak_memory(), parts)
