@@ -1,10 +1,10 @@
 """Where the time of the docking networks goes, and how close their matrix products come to the machine's own speed.
 
-    python -m benchmarks.docking_profile [--complex FOLDER] [--copies 8] [--repeats 5]
+    python -m benchmarks.docking_profile --complex FOLDER [--copies 8] [--repeats 5]
 
 Networks have the released sizes and random weights. On one thread, for each case: CPU milliseconds (best of the
 repeats), floating-point operations in matrix products, the share of the time that they take, their speed and how much
-of the speed of one large product that is; for a training step also the memory that it adds to the process.
+of the speed of one large product that is. (Memory is what ``benchmarks.docking`` measures: here the profiler's counts.)
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.docking_costs import COMPLEX
-from benchmarks.measurement import peak_memory
 from core.geometry.so3 import IGSO3
 from domains.docking.data import read_complex
 from domains.docking.graph import Structure
@@ -94,14 +94,8 @@ def cases(options: argparse.Namespace) -> list[Row]:
     with torch.no_grad():
         for time_left in (0.9, 0.5, 0.1):
             t = torch.tensor([time_left])
-            known, place = latents(one, None), noisy(one, noise, t)
-            rows.append(
-                measure(
-                    f"score, t = {time_left}",
-                    lambda t=t, known=known, place=place: denoiser.flat_scores(one, place, t, known),  # type: ignore[misc]
-                    options.repeats,
-                )
-            )
+            score = partial(denoiser.flat_scores, one, noisy(one, noise, t), t, latents(one, None))
+            rows.append(measure(f"score, t = {time_left}", score, options.repeats))
         confidence = ConfidenceNet(ConfidenceOptions(language=LANGUAGE)).eval()
         pose = noisy(one, noise, torch.tensor([0.1]))
         rows.append(measure("confidence", lambda: confidence(one, pose), options.repeats))
@@ -156,7 +150,6 @@ def main(arguments: list[str]) -> None:
             f"| {row.name} | {row.cpu_ms:.0f} | {row.gflop:.2f} | {row.share:.0%} | {row.speed:.0f} "
             f"| {row.speed / peak:.0%} |"
         )
-    print(f"\npeak memory: {peak_memory():.0f} MB")
 
 
 if __name__ == "__main__":

@@ -184,3 +184,15 @@ def test_superposition_is_differentiable_and_takes_an_empty_batch() -> None:
     assert torch.autograd.gradcheck(lambda a, b: superpose(a, b, all_of(a)), (poses, target))
     found, shift = superpose(torch.empty(0, 5, 3), torch.empty(0, 5, 3), torch.empty(0, 5, dtype=torch.bool))
     assert (found.shape, shift.shape) == ((0, 3, 3), (0, 3))
+
+
+def test_a_sample_that_is_not_finite_leaves_the_others_alone() -> None:
+    points = torch.from_numpy(np.random.default_rng(5).normal(size=(3, 6, 3)))
+    turned = points @ rotation_matrix(torch.tensor([0.2, -0.4, 0.1]).double()).mT
+    broken = turned.clone()
+    broken[1, 2, 0] = torch.nan
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    rotation, translation = superpose(points, broken, mask)
+    expected, _ = superpose(points, turned, mask)
+    torch.testing.assert_close(rotation[[0, 2]], expected[[0, 2]])
+    assert translation[1].isnan().any()

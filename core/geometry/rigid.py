@@ -60,7 +60,9 @@ def superpose(
     source, target = (
         torch.where(shown, points - mean[:, None], 0) for points, mean in ((source, source_mean), (target, target_mean))
     )
-    values, vectors = torch.linalg.eigh(_horn(source.mT @ target))
+    # A sample that is not finite must not stop the others: its translation, and with it the result, stays NaN.
+    matrix = torch.nan_to_num(_horn(source.mT @ target), nan=0.0, posinf=0.0, neginf=0.0)
+    values, vectors = torch.linalg.eigh(matrix)
     best = values >= values[:, -1:] - _TIE * values.abs().amax(-1, keepdim=True)
     projector = (vectors * best[:, None]) @ vectors.mT
     # The projection of the identity (1, 0, 0, 0) is the closest optimum; half a turn is at right angles to it.

@@ -21,7 +21,6 @@ from domains.docking.complex import Complex
 from domains.docking.config import EvaluationConfig
 from domains.docking.data import DockingDataset, complex_files
 from domains.docking.metrics.poses import judge_poses
-from domains.docking.metrics.render import plot, to_json, to_markdown
 from domains.docking.metrics.table import ComplexResult, Summary, summarise
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.pose import Pose
@@ -81,6 +80,8 @@ def evaluate_docking(
     Writes OUT/table.md (bootstrap intervals over complexes), evaluation.json and curves.png; returns one row of figures
     per source of latents, ranking and number of poses considered.
     """
+    from domains.docking.metrics.render import plot, to_json, to_markdown  # brings Matplotlib with it
+
     complexes = dataset.complexes[: max(1, request.count // config.poses)]
     every: dict[str, list[ComplexResult]] = {}
     rows: dict[str, dict[str, float]] = {}

@@ -1,5 +1,6 @@
 """Poses as SDF files, in the frame of the protein that was given."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from domains.docking.batch import DockingBatch
 from domains.docking.metrics.poses import with_poses
 from domains.docking.pose import Pose
 
+logger = logging.getLogger("disco")
 V2000_ATOMS = 999  # more do not fit the older format
 
 
@@ -27,11 +29,17 @@ def folder_name(name: str) -> str:
 
 
 def write_poses(samples: Pose, batch: DockingBatch, out: Path) -> list[Path]:
-    """OUT/NAME/poses.sdf for every complex: one record per sample with its number, in the order of the batch."""
+    """OUT/NAME/poses.sdf for every complex: one record per sample with its number, in the order of the batch.
+
+    Poses that are not finite (networks can overflow) are left out and named in the log.
+    """
     records: dict[int, list[str]] = {}
     for number, which in enumerate(batch.index):
-        each = batch.complexes[which]
-        mol = with_poses(each.ligand.mol, pose_positions(samples, batch, number)[None])
+        each, place = batch.complexes[which], pose_positions(samples, batch, number)
+        if not np.isfinite(place).all():
+            logger.warning("%s: sample %d is not finite and is left out", each.name, int(batch.ids[number]))
+            continue
+        mol = with_poses(each.ligand.mol, place[None])
         mol.SetProp("_Name", each.ligand.name)
         block = f"{_mol_block(mol)}>  <sample>\n{int(batch.ids[number])}\n\n$$$$\n"
         records.setdefault(which, []).append(block)
