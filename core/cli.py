@@ -21,7 +21,7 @@ from core.errors import DiscoError, RequestError
 from core.registry import domain_names, get_domain
 
 app = typer.Typer(
-    name="disco", no_args_is_help=True, pretty_exceptions_enable=False,
+    name="disco", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Discrete latents for diffusion models: train, sample, evaluate, look inside.",
 )  # fmt: skip
@@ -110,7 +110,7 @@ def sample(
     option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
     given: Annotated[
         list[str] | None,
-        typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=); repeatable."),
+        typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=, pocket=); repeatable."),
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
     class_guidance: Annotated[float | None, typer.Option(help="Extra strength of the class; 0 = none.")] = None,
@@ -130,12 +130,12 @@ def sample(
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
-        spec=_pairs(given, "--given"),
-        sampler=pipeline.sampler(sampler, _pairs(option, "--option")) if sampler or option else None,
+        spec=_given(given),
+        sampler=pipeline.sampler(sampler, _options_of(option)) if sampler or option else None,
         codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
     )  # fmt: skip
     result = pipeline.generate(request)
-    files = pipeline.domain.write(result.state, result.batch, out)
+    files = pipeline.domain.write(result, out)
     files.append(_write_record(out, pipeline, request, result))
     _say(f"{count} samples, {result.nfe} network evaluations each: {', '.join(str(f) for f in files)}")
 
@@ -145,7 +145,9 @@ def evaluate(
     model: ModelDir,
     overrides: Overrides = None,
     out: Out = Path("evaluation"),
-    count: Annotated[int, typer.Option("--count", "-n", min=2, help="Number of samples.")] = 2000,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=2, help="Number of samples [default: the domain's, or 2000].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
@@ -153,22 +155,22 @@ def evaluate(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Measure generated samples against real data: latents from the prior, from real samples, and dropped."""
+    """Measure generated samples against real data, under latents from the prior, from real samples, and dropped."""
     from core.checkpoint import add_metrics, find_model
     from core.pipeline import Pipeline, Request
     from core.reports import evaluate_model
 
     _logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance)])
-    rows = evaluate_model(pipeline, Request(count=count, seed=seed, steps=steps), out)
+    rows = evaluate_model(pipeline, Request(seed=seed, steps=steps), out, count)
     columns = list(next(iter(rows.values())))
-    table = Table("latents", *columns, title=str(model))
+    table = Table("", *columns)
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
     Console().print(table)
     if record:
-        add_metrics(find_model(model), rows["generated"])
-    _say(f"written to {out / 'evaluation.json'}")
+        add_metrics(find_model(model), next(iter(rows.values())))
+    _say(f"written to {out}")
 
 
 @app.command()
@@ -233,9 +235,9 @@ def _print_plan(settings: Any, folder: Path) -> None:
     domain = get_domain(settings.domain)(settings)
     typer.echo(dump_config(settings), nl=False)
     typer.echo(f"# folder: {folder}\n# stages: {', '.join(stage_names(domain))}")
-    typer.echo(f"# training samples: {len(domain.dataset('train'))}")
     for name, build in domain.parts().items():
         typer.echo(f"# {name}: {sum(p.numel() for p in build().parameters()):,} parameters")
+    typer.echo(f"# training samples: {len(domain.dataset('train'))}")
 
 
 def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
@@ -249,7 +251,9 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
         "labels": None if result.batch.label is None else result.batch.label.tolist(),
         "codes": result.latents.codes.tolist() if discrete else None,
         "steps": pipeline.steps_of(request),
-        "sampler": repr(request.sampler or pipeline.config.sampling.sampler),
+        "sampler": pipeline.config.sampling.sampler if request.sampler is None else repr(request.sampler),
+        "given": {name: str(value) for name, value in request.spec.items()},
+        "scores": {name: values.tolist() for name, values in result.scores.items()},
         "guidance": pipeline.config.sampling.guidance,
         "class_guidance": pipeline.config.sampling.class_guidance,
         "nfe": result.nfe,
@@ -259,16 +263,32 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
     return out / "samples.json"
 
 
-def _pairs(items: list[str] | None, option: str) -> dict[str, Any]:
+def _pair(item: str, option: str) -> tuple[str, str]:
+    key, equals, text = item.partition("=")
+    if not equals or not key or not text:
+        raise RequestError(f"{option} {item}: write it as NAME=VALUE")
+    return key, text
+
+
+def _given(items: list[str] | None) -> dict[str, str]:
+    """Values as they stand: a SMILES such as [O-]C=O must not be read as YAML. The domain knows their types."""
+    pairs: dict[str, str] = {}
+    for item in items or ():
+        key, text = _pair(item, "--given")
+        if key in pairs:
+            raise RequestError(f"--given {key} was given twice")
+        pairs[key] = text
+    return pairs
+
+
+def _options_of(items: list[str] | None) -> dict[str, Any]:
     pairs = {}
     for item in items or ():
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise RequestError(f"{option} {item}: write it as NAME=VALUE")
+        key, text = _pair(item, "--option")
         try:
             pairs[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RequestError(f"{option} {item}: the value is not valid YAML") from error
+            raise RequestError(f"--option {item}: the value is not valid YAML") from error
     return pairs
 
 

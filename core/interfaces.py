@@ -24,6 +24,7 @@ class Geometry(ABC, Generic[State]):
     """
 
     flat: ClassVar[bool] = False  # True where tangents at different points can be added (multistep samplers need it)
+    level_is_sigma: ClassVar[bool] = True  # False where noise levels are no multiples of sigma (churn needs that)
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
@@ -152,6 +153,10 @@ class Domain(ABC):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
+    def __deepcopy__(self, memo: Any) -> "Domain":
+        """Itself: averages of the weights copy stages, and must not copy the data sets that a domain may keep."""
+        return self
+
     @abstractmethod
     def dataset(self, split: str) -> Dataset:
         """``train`` or ``val``. Raises DataError where the data is missing or damaged."""
@@ -190,8 +195,12 @@ class Domain(ABC):
         """Named figures of merit of generated samples (a clean state) against real data."""
 
     @abstractmethod
-    def write(self, samples: Any, batch: Any, out: Path) -> list[Path]:
-        """Write samples in the domain's usual formats; returns the files."""
+    def write(self, result: Any, out: Path) -> list[Path]:
+        """Write a ``Generated`` in the domain's usual formats; returns the files."""
+
+    def scores(self, networks: Mapping[str, nn.Module], samples: Any, batch: Any) -> Mapping[str, Tensor]:
+        """[B] figures that the model itself gives to its samples (docking: confidence); none by default."""
+        return {}
 
     def initial_prior(self, trained: Mapping[str, nn.Module]) -> nn.Module:
         """An untrained prior, with whatever it takes over from the trained denoiser or encoder; nothing by default."""
@@ -215,9 +224,12 @@ class Domain(ABC):
         """
         return None
 
-    def evaluation(self, pipeline: Any, request: Any, out: Path) -> dict[str, dict[str, float]] | None:
+    def evaluation(
+        self, pipeline: Any, request: Any, out: Path, count: int | None
+    ) -> dict[str, dict[str, float]] | None:
         """Rows of figures of merit where the domain has a protocol of its own (docking: many poses of every complex of
-        a test set); None, the default, for the core's."""
+        a test set); None, the default, for the core's. count: samples in all that the user wants, None if any number
+        will do."""
         return None
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:

@@ -27,9 +27,13 @@ class LatentSpace(ABC):
     width: int
     encoder_width: int
 
+    def codebooks(self, batch: Any) -> Int[Tensor, " b"]:
+        """[B] numbers per latent: ``width``, but for latents whose codebook is each sample's own."""
+        return torch.full((batch.size,), self.width, device=batch.ids.device)
+
     def codebook(self, batch: Any) -> int:
-        """Numbers per latent in a batch: ``width``, but for latents whose codebook is each sample's own."""
-        return self.width
+        """Numbers per latent in a batch, where smaller codebooks are padded."""
+        return int(self.codebooks(batch).max())
 
     @abstractmethod
     def encode(self, encoding: LatentLogits, streams: SampleStreams) -> Float[Tensor, "b m k"]:
@@ -93,14 +97,14 @@ class CategoricalSpace(LatentSpace):
 
 @dataclass(frozen=True)
 class PointerSpace(CategoricalSpace):
-    """M latents that each name one node of the sample. Batches say by ``categories`` how many nodes their largest
-    sample has; ``codes`` and ``width`` mean nothing here."""
+    """M latents that each name one node of the sample. Batches say by ``categories`` [B] how many nodes their samples
+    have; ``codes`` and ``width`` mean nothing here."""
 
     codes: int = 0
 
-    def codebook(self, batch: Any) -> int:
-        size: int = batch.categories
-        return size
+    def codebooks(self, batch: Any) -> Int[Tensor, " b"]:
+        sizes: Tensor = batch.categories
+        return sizes
 
 
 def drop_latents(values: Float[Tensor, "b m k"], probability: float, streams: SampleStreams) -> Latents:

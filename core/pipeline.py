@@ -56,12 +56,14 @@ class Request:
 @dataclass(frozen=True)
 class Generated:
     """Generated samples. state: clean state of all samples; batch: their numbers and conditions; latents: what they
-    were generated under (None in a model without); nfe: network evaluations per sample."""
+    were generated under (None in a model without); nfe: network evaluations per sample; scores: [B] figures that the
+    model gives to its own samples, by name (``Domain.scores``)."""
 
     state: Any
     batch: Samples
     latents: Latents | None
     nfe: int
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def _pieces(size: int, batch_size: int) -> list[slice]:
@@ -135,7 +137,8 @@ class Pipeline:
         everything = self.domain.request(range(request.first, request.first + request.count), **spec)
         latents = self.latents_for(request, everything)
         state, nfe = self.solve_in_pieces(everything, latents, request, callback)
-        return Generated(state, everything.to(self.device), latents, nfe)
+        batch = everything.to(self.device)
+        return Generated(state, batch, latents, nfe, self.domain.scores(self.networks, state, batch))
 
     def field(self, batch: Samples, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""
@@ -195,12 +198,14 @@ class Pipeline:
         """Latents of a request: given codes, or samples of the prior; None in a model without latents."""
         if self.space is None:
             if request.codes is not None or request.share_latents:
-                raise RequestError("codes were given, and this model has no latents")
+                raise RequestError("codes or shared latents were asked for, and this model has no latents")
             return None
         fixed, width = self._given_codes(request, batch), self.space.codebook(batch)
         if fixed is not None and (fixed >= 0).all():
             return from_codes(fixed, width)
         pieces = _pieces(1 if request.share_latents else batch.size, request.batch_size)
+        if request.share_latents and len(self.space.codebooks(batch).unique()) > 1:
+            raise RequestError("samples of different codebooks cannot share latents: ask for one complex at a time")
         options = self._prior_options(request, fixed)
         drawn = (self._from_prior(request.seed, batch, piece, options) for piece in pieces)
         values = torch.cat([padded(piece, width) for piece in drawn])
@@ -213,12 +218,13 @@ class Pipeline:
             return None
         if not self.space.discrete:
             raise RequestError("codes were given, and this model's latents are not discrete")
-        codes, size = torch.as_tensor(given, device=self.device), batch.size
-        count, width = self.space.count, self.space.codebook(batch)
-        if codes.shape not in ((count,), (1, count), (size, count)) or codes.min() < -1 or codes.max() >= width:
+        codes, size, count = torch.as_tensor(given, device=self.device), batch.size, self.space.count
+        limits = self.space.codebooks(batch)
+        fits = codes.shape in ((count,), (1, count), (size, count)) and bool((codes >= -1).all())
+        if not fits or bool((codes.expand(size, count) >= limits[:, None]).any()):
             raise RequestError(
-                f"codes must be {count} numbers from 0 to {width - 1} (-1 leaves one to the prior), for all samples or "
-                f"for each of {size}"
+                f"codes must be {count} numbers from 0 to {int(limits.min()) - 1} (-1 leaves one to the prior), for "
+                f"all samples or for each of {size}"
             )
         return codes.expand(size, count)
 

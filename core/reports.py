@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from core.samplers import Step
 from core.types import Latents, Samples
 
 logger = logging.getLogger("disco")
+DEFAULT_COUNT = 2000
 EXACT_JACOBIAN_LIMIT = 8  # numbers per sample up to which the Jacobian is taken exactly
 HUTCHINSON_PROBES = 4
 SWITCH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -41,15 +42,19 @@ def real_batch(pipeline: Pipeline, count: int | None = None, split: str = "train
     return dataset.load(indices, range(size))
 
 
-def evaluate_model(pipeline: Pipeline, request: Request, out: Path) -> dict[str, dict[str, float]]:
+def evaluate_model(
+    pipeline: Pipeline, request: Request, out: Path, count: int | None = None
+) -> dict[str, dict[str, float]]:
     """The domain's figures of merit per source of latents; also written to out/evaluation.json.
 
-    ``generated``: ``request.count`` samples as users get them. The other rows, in a model with latents, compare like
-    with like on the conditions of real samples: latents from the prior, from the encoder, and dropped.
+    count: samples to generate, None: the domain's own number, or 2000. ``generated``: samples as users get them. The
+    other rows, in a model with latents, compare like with like on the conditions of real samples: latents from the
+    prior, from the encoder, and dropped. A domain with a protocol of its own writes and returns what that says.
     """
-    own = pipeline.domain.evaluation(pipeline, request, out)
+    own = pipeline.domain.evaluation(pipeline, request, out, count)
     if own is not None:
         return own
+    request = replace(request, count=count or DEFAULT_COUNT)
     logger.info("generating %d samples", request.count)
     result = pipeline.generate(request)
     rows = {"generated": pipeline.domain.evaluate(result.state, result.batch)}

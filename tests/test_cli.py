@@ -19,7 +19,7 @@ from core import __version__
 from core.checkpoint import read_manifest
 from core.cli import app, main
 from core.config_file import load_config
-from core.errors import CheckpointError
+from core.errors import CheckpointError, RequestError
 from core.registry import domain_names
 from core.training.logs import read_jsonl
 from tests.support import ROOT, disco, write_config
@@ -211,3 +211,13 @@ def test_a_traceback_comes_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", ["disco", "--traceback", "sample", str(tmp_path / "gone")])
     with pytest.raises(CheckpointError):
         main()
+
+
+def test_given_values_reach_the_domain_as_they_stand() -> None:
+    from core.cli import _given
+
+    given = ["ligand=[O-]C(=O)c1ccccc1", "other=NO", "third=a=b"]
+    assert _given(given) == {"ligand": "[O-]C(=O)c1ccccc1", "other": "NO", "third": "a=b"}
+    for wrong in (["ligand"], ["ligand="], ["a=1", "a=2"]):
+        with pytest.raises(RequestError):
+            _given(wrong)

@@ -1,9 +1,12 @@
 """Docking through the core's pipeline, training and command line."""
 
+import copy
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +15,18 @@ from rdkit import Chem
 
 from core.config_file import parse_config
 from core.errors import ConfigError, DataError, RequestError
-from core.pipeline import Pipeline
+from core.pipeline import Pipeline, Request
 from core.samplers import Heun, make_sampler
 from core.training.stage import DenoiserStage, PriorStage
 from domains.docking.chemistry.pocket import Around
 from domains.docking.config import DataConfig
-from domains.docking.data import DockingDataset
+from domains.docking.data import DockingDataset, read_complex
 from domains.docking.domain import DockingDomain
 from domains.docking.geometry import DockingGeometry
 from domains.docking.noise import DockingNoise
 from domains.docking.request import DockingRequest
 from domains.docking.temperatures import PUBLISHED
-from domains.docking.write import folder_name
+from domains.docking.write import folder_names
 from tests.support import DOCKING_DATA, disco, streams, tiny_config, tiny_tree
 
 PROTEIN, LIGAND = DOCKING_DATA / "6w70_protein.pdb.gz", DOCKING_DATA / "6w70_ligand.sdf"
@@ -53,7 +56,7 @@ def test_every_record_of_a_ligand_file_is_docked_and_a_broken_one_is_named(
     pipeline: Pipeline, library: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "disco"):
-        batch = pipeline.domain.request(range(5), protein=PROTEIN, ligand=library)
+        batch = pipeline.domain.request(range(5), protein=PROTEIN, ligand=str(library))
     assert [each.ligand.name for each in batch.complexes] == ["ethanol", "amine", "greasy"]
     assert batch.index == (0, 1, 2, 0, 1)
     assert "record 3 (broken)" in caplog.text
@@ -61,7 +64,7 @@ def test_every_record_of_a_ligand_file_is_docked_and_a_broken_one_is_named(
 
 
 def test_ligands_of_different_molecules_share_a_batch(pipeline: Pipeline, library: Path) -> None:
-    spec = {"protein": PROTEIN, "ligand": library}
+    spec = {"protein": PROTEIN, "ligand": str(library)}
     together = pipeline.generate(count=6, spec=spec)
     assert together.state.mask.sum(1).tolist() == [3, 9, 10, 3, 9, 10]
     for number in range(3):
@@ -103,7 +106,7 @@ def test_multistep_samplers_say_that_they_need_flat_space(pipeline: Pipeline) ->
 
 
 def test_bonds_keep_their_lengths_through_a_whole_run(pipeline: Pipeline) -> None:
-    result = pipeline.generate(count=2, spec={"protein": PROTEIN, "ligand": LIGAND}, sampler=Heun())
+    result = pipeline.generate(count=2, spec={"protein": PROTEIN, "ligand": str(LIGAND)}, sampler=Heun())
     graph = result.batch.complexes[0].graph
     u, v = graph["ligand", "bond", "ligand"].edge_index
     before = (graph["ligand"].pos[u] - graph["ligand"].pos[v]).norm(dim=1).double()
@@ -112,17 +115,14 @@ def test_bonds_keep_their_lengths_through_a_whole_run(pipeline: Pipeline) -> Non
 
 
 def test_a_pocket_can_be_a_reference_ligand_a_sphere_or_a_box(pipeline: Pipeline) -> None:
-    whole = pipeline.domain.request([0], protein=PROTEIN, ligand=LIGAND).complexes[0]
+    whole = pipeline.domain.request([0], protein=PROTEIN, ligand=str(LIGAND)).complexes[0]
     places = whole.ligand.coordinates
     assert places is not None
     center = places.mean(0).tolist()
-    specs = (
-        {"pocket": LIGAND, "margin": 6.0},
-        {"center": center, "radius": 12.0},
-        {"center": center, "size": [20] * 3},
-    )
+    text = ",".join(f"{x:.2f}" for x in center)
+    specs = ({"pocket": LIGAND, "margin": 6.0}, {"center": text, "radius": "12"}, {"center": center, "size": [20] * 3})
     for spec in specs:
-        part = pipeline.domain.request([0], protein=PROTEIN, ligand=LIGAND, **spec).complexes[0].receptor
+        part = pipeline.domain.request([0], protein=PROTEIN, ligand=str(LIGAND), **spec).complexes[0].receptor
         assert 5 < part.protein.n_residues < whole.receptor.protein.n_residues
         np.testing.assert_allclose(part.centre, part.protein.ca.mean(0))
     assert isinstance(DockingRequest.parse({"protein": PROTEIN, "ligand": "C", "pocket": LIGAND}).region(), Around)
@@ -141,6 +141,7 @@ def test_a_pocket_can_be_a_reference_ligand_a_sphere_or_a_box(pipeline: Pipeline
         ({"protein": PROTEIN, "ligand": "CCO", "center": [0, 0, 0]}, "either a radius or a size"),
         ({"protein": PROTEIN, "ligand": "CCO", "center": [900, 0, 0], "radius": 3.0}, "no atom of the protein"),
         ({"protein": PROTEIN, "ligand": "CCO", "center": [0, 0], "radius": 3.0}, "center"),
+        ({"protein": PROTEIN, "ligand": "CCO", "center": "1,2", "radius": 3.0}, "center: give three numbers"),
         ({"protein": LIGAND, "ligand": "CCO"}, "6w70_ligand.sdf"),
     ],
 )
@@ -149,23 +150,65 @@ def test_wrong_requests_are_named(pipeline: Pipeline, spec: dict[str, object], m
         pipeline.domain.request(range(1), **spec)
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [("../../etc/passwd", "etc_passwd"), ("a b/c", "a_b_c"), ("...", "complex"), ("Naïve-1", "Naïve-1")],
-)
-def test_no_name_of_a_ligand_leads_out_of_the_folder(name: str, folder: str) -> None:
-    assert folder_name(name) == folder
+def test_names_become_folders_that_are_safe_short_and_all_different() -> None:
+    names = ["../../etc/passwd", "a b", "a_b", "A_B", "...", "Naïve-1", "x" * 300]
+    folders = list(folder_names(names))
+    assert folders[:6] == ["etc_passwd", "a_b", "a_b_2", "A_B_3", "complex", "Naïve-1"]
+    assert len(folders[6]) == 80
+
+
+def test_ligands_whose_names_look_alike_do_not_overwrite_each_other(pipeline: Pipeline, tmp_path: Path) -> None:
+    library = tmp_path / "clash.smi"
+    library.write_text("CCO a b\nCCN a_b\n")
+    result = pipeline.generate(count=4, spec={"protein": PROTEIN, "ligand": str(library)})
+    paths = pipeline.domain.write(result, tmp_path / "out")
+    assert len({str(path).casefold() for path in paths}) == 2
+    assert [len(list(Chem.SDMolSupplier(str(path)))) for path in paths] == [2, 2]
+
+
+def test_records_say_rank_confidence_latents_and_stereo(pipeline: Pipeline, tmp_path: Path) -> None:
+    result = pipeline.generate(count=4, spec={"protein": PROTEIN, "ligand": "C[C@H](N)C(=O)/C=C/c1ccccc1"})
+    (path,) = pipeline.domain.write(result, tmp_path)
+    mols = list(Chem.SDMolSupplier(str(path)))
+    ranks = [int(mol.GetProp("rank")) for mol in mols]
+    confidence = [float(mol.GetProp("confidence")) for mol in mols]
+    assert ranks == [1, 2, 3, 4]
+    assert confidence == sorted(confidence, reverse=True)
+    by_sample = dict(zip(result.batch.ids.tolist(), result.scores["confidence"].tolist(), strict=True))
+    assert [by_sample[int(mol.GetProp("sample"))] for mol in mols] == pytest.approx(confidence, abs=1e-4)
+    first = int(mols[0].GetProp("sample"))
+    codes = result.latents.codes[result.batch.ids.tolist().index(first)].tolist()
+    each = result.batch.complexes[0]
+    assert [mols[0].GetProp(f"latent_{k}") for k in (1, 2)] == [each.node_name(code) for code in codes]
+    assert {mol.GetProp("stereo") for mol in mols} == {"kept"}
+    assert {Chem.MolToSmiles(mol) for mol in mols} == {each.ligand.smiles}
+
+
+def test_double_bonds_turn_only_where_the_weights_were_trained_so(pipeline: Pipeline) -> None:
+    spec = {"protein": PROTEIN, "ligand": "CCC(=O)/C=C\\CC"}
+    ours = pipeline.domain.request([0], **spec).complexes[0].graph["ligand", "torsion", "ligand"].edge_index
+    authors = DockingDomain(tiny_config("docking", ["model.quirks.turn_double_bonds=true"]))
+    theirs = authors.request([0], **spec).complexes[0].graph["ligand", "torsion", "ligand"].edge_index
+    assert theirs.shape[1] == ours.shape[1] + 1
+
+
+def test_fewer_samples_than_ligands_are_remarked_on(
+    pipeline: Pipeline, library: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.domain.request(range(2), protein=PROTEIN, ligand=str(library))
+    assert "2 samples for 3 ligands" in caplog.text
 
 
 def test_poses_are_written_with_bond_orders_and_in_the_frame_of_the_protein(pipeline: Pipeline, tmp_path: Path) -> None:
-    result = pipeline.generate(count=2, spec={"protein": PROTEIN, "ligand": LIGAND})
-    (path,) = pipeline.domain.write(result.state, result.batch, tmp_path)
+    result = pipeline.generate(count=2, spec={"protein": PROTEIN, "ligand": str(LIGAND)})
+    (path,) = pipeline.domain.write(result, tmp_path)
     mols = list(Chem.SDMolSupplier(str(path)))
     each = result.batch.complexes[0]
     assert [Chem.MolToSmiles(mol, isomericSmiles=False) for mol in mols] == [
         Chem.MolToSmiles(each.ligand.mol, isomericSmiles=False)
     ] * 2
-    shift = mols[0].GetConformer().GetPositions() - result.state.positions[0].numpy()
+    first = result.batch.ids.tolist().index(int(mols[0].GetProp("sample")))
+    shift = mols[0].GetConformer().GetPositions() - result.state.positions[first].numpy()
     np.testing.assert_allclose(shift, np.broadcast_to(each.receptor.centre, shift.shape), atol=1e-4)
 
 
@@ -208,13 +251,32 @@ def test_a_complex_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, cap
     [
         ({}, "set model.data.folder"),
         ({"folder": "nowhere"}, "no such folder"),
-        ({"folder": str(DOCKING_DATA), "table": "nowhere.csv"}, "cannot be read as a table"),
+        ({"folder": str(DOCKING_DATA), "table": "nowhere.csv"}, "no such file"),
         ({"folder": str(DOCKING_DATA), "table": str(LIGAND)}, "columns 'id' and 'split'"),
+        ({"folder": str(DOCKING_DATA), "table": str(DOCKING_DATA / "complexes.csv")}, "holds none of the 2 complexes"),
     ],
 )
 def test_missing_data_is_named(settings: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         DockingDataset(DataConfig(**settings), "train")
+
+
+def test_a_split_that_is_not_there_is_answered_with_those_that_are() -> None:
+    data = DataConfig(folder=str(DOCKING_DATA / "complexes"), table=str(DOCKING_DATA / "complexes.csv"))
+    with pytest.raises(DataError, match=r"no split 'test'; its splits: train \(2\), val \(1\)"):
+        DockingDataset(data, "test")
+    assert len(DockingDataset(data, "all")) == 3
+    assert len(DockingDataset(data, "all", limit=1)) == 1
+
+
+def test_a_ligand_that_one_format_garbles_is_read_from_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "1abc"
+    folder.mkdir()
+    source = DOCKING_DATA / "complexes" / "2p70"
+    (folder / "protein.pdb.gz").write_bytes((source / "protein.pdb.gz").read_bytes())
+    (folder / "ligand.sdf").write_text("garbled\n\n\n  9 9  0\nM  END\n$$$$\n")
+    (folder / "1abc_ligand.sdf").write_text((source / "ligand.sdf").read_text())
+    assert read_complex(folder).ligand.n_atoms == 12
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -234,12 +296,15 @@ def test_a_short_training_and_its_evaluation_run_from_the_command_line(trained: 
     run = trained("docking")
     losses = [json.loads(line)["loss"] for line in (run / "log-denoiser.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all()
-    extra = ["model.evaluation.latents=[prior,encoder,dropped]", "-n", "4", "-o", tmp_path]
-    done = disco("evaluate", run, *extra)
+    extra = ["model.evaluation.latents=[prior,encoder,dropped]", "model.evaluation.split=all", "--record"]
+    done = disco("evaluate", run, *extra, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation.json").read_text())
-    assert set(record) == {"prior", "encoder", "dropped"}
-    assert record["prior"]["groups"][1]["name"] == "unseen"
+    assert set(record["summary"]) == set(record["results"]) == {"prior", "encoder", "dropped"}
+    assert (record["complexes"], record["of"], len(record["results"]["prior"])) == (3, 3, 3)
+    assert record["summary"]["prior"]["groups"][1]["name"] == "unseen"
+    assert "% < 2 A" in json.loads((run / "model" / "manifest.json").read_text())["metrics"]
+    assert "3 of 3 complexes" in (tmp_path / "table.md").read_text()
     assert "% RMSD < 2" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").stat().st_size > 1000
     shown = disco(
@@ -263,6 +328,64 @@ def test_training_lowers_the_loss_on_two_complexes() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_complex_that_fails_counts_as_a_miss_and_stops_no_other(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(DOCKING_DATA / "complexes", folder)
+    (folder / "4kxj" / "ligand.sdf").write_text("<html>")
+    domain = DockingDomain(tiny_config("docking", [f"model.data.folder={folder}", "model.evaluation.split=all"]))
+    own = Pipeline(domain, pipeline.networks)
+    solve = own.solve_in_pieces
+
+    def failing(batch: Any, *rest: Any) -> Any:
+        if batch.complexes[0].name == "1bvi":
+            raise RuntimeError("out of memory")
+        return solve(batch, *rest)
+
+    monkeypatch.setattr(own, "solve_in_pieces", failing)
+    domain.evaluation(own, Request(), tmp_path / "out", None)
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]["prior"]
+    reasons = {result["name"]: result["failure"] for result in results}
+    assert reasons["1bvi"] == "out of memory"
+    assert "HTML" in reasons["4kxj"]
+    assert reasons["2p70"] is None
+    assert "3 complexes, 2 failed" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_averages_of_the_weights_do_not_copy_the_data() -> None:
+    domain = DockingDomain(tiny_config("docking"))
+    domain.dataset("train")
+    stage = DenoiserStage(domain)
+    assert copy.deepcopy(stage).domain is domain
+
+
+def test_ligands_that_nothing_turns_give_every_parameter_a_gradient(pipeline: Pipeline) -> None:
+    """Processes that train together wait for the gradients of all parameters."""
+    batch = pipeline.domain.request([0, 1], protein=PROTEIN, ligand="c1ccccc1")
+    pose = batch.conformers()
+    network = pipeline.domain.denoiser()
+    scores = network(pose, torch.full((2,), 0.5), None, batch)
+    (scores["tr"].sum() + scores["rot"].sum()).backward()
+    assert all(p.grad is not None for p in network.torsion.parameters())
+
+
+def test_samplers_that_multiply_noise_levels_are_refused(pipeline: Pipeline) -> None:
+    for name in ("churn", "restart-623"):
+        with pytest.raises(RequestError, match="needs noise levels that are sigma"):
+            pipeline.generate(count=1, sampler=make_sampler(name))
+
+
+def test_codes_are_checked_against_every_complex(pipeline: Pipeline, library: Path) -> None:
+    spec = {"protein": PROTEIN, "ligand": str(library)}
+    smallest = 126 + 3
+    pipeline.generate(count=3, spec=spec, codes=torch.tensor([smallest - 1, 0]))
+    with pytest.raises(RequestError, match=f"from 0 to {smallest - 1}"):
+        pipeline.generate(count=3, spec=spec, codes=torch.tensor([smallest, 0]))
+    with pytest.raises(RequestError, match="cannot share"):
+        pipeline.generate(count=3, spec=spec, share_latents=True)
 
 
 # ---- configuration --------------------------------------------------------------------------------------------------

@@ -7,10 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDepictor
+from rdkit.Chem import rdDepictor, rdDistGeom
 
 from core.errors import RequestError
-from domains.docking.chemistry.ligand import Ligand, LigandFailure, ligand_from_mol, read_ligand, read_ligands
+from domains.docking.chemistry.files import file_stem
+from domains.docking.chemistry.ligand import (
+    Ligand,
+    LigandFailure,
+    ligand_from_mol,
+    read_coordinates,
+    read_ligand,
+    read_ligands,
+)
+from domains.docking.chemistry.stereo import same_stereo
+from domains.docking.metrics.poses import with_poses
+from tests.protein_support import REAL_PROTEIN, as_cif, real_text
 
 DATA = Path(__file__).parent / "data" / "docking"
 SMILES = "C[C@H]([NH3+])C(=O)Nc1ccccc1"  # of alanine_anilide.*
@@ -103,6 +114,28 @@ def test_a_smiles_string_is_a_source() -> None:
     assert read_ligand("OCC").name == "ligand"
 
 
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        SMILES, "F/C=C/[C@H](O)C", "CS(=O)(=O)NC", "CCNC(=O)N[C@@H](C)C(N)=O", "O=C1CCCCN1", "CNC(=S)C", "CNC(=N)NC",
+        "O=C([O-])c1ccccc1", "O=c1cc[nH]cc1", "C[C@H]1CC[C@@H](C)CC1",
+    ],
+)  # fmt: skip
+def test_an_inchi_is_a_source(smiles: str, write: Write) -> None:
+    """Amides come as amides, not as the imidic acids that RDKit makes of them."""
+    inchi = str(Chem.MolToInchi(Chem.MolFromSmiles(smiles)))
+    expected = read_ligand(smiles).smiles
+    ligand = read_ligand(inchi)
+    assert (ligand.smiles, ligand.name) == (expected, "ligand")
+    assert mentions(ligand, "tautomer") == ("(H" in inchi)
+    assert [(one.smiles, one.name) for one in good(write("list", f"{inchi}\tname\n"))] == [(expected, "name")]
+
+
+def test_text_that_is_no_inchi_is_said() -> None:
+    with pytest.raises(RequestError, match="neither an existing file nor a SMILES or InChI"):
+        read_ligand("InChI=1S/nonsense")
+
+
 def test_a_pdb_file_of_several_models_gives_one_ligand_each(write: Write) -> None:
     rows = "\n".join(row for row in pdb_text().split("\n") if row.startswith("HETATM"))
     ligands = good(write("poses.pdb", f"MODEL 1\n{rows}\nENDMDL\nMODEL 2\n{rows}\nENDMDL\n"), SMILES)
@@ -191,6 +224,14 @@ NO_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "prose": ("a.txt", "This is not chemistry.", "no known ligand format"),
     "table": ("a.csv", "id,affinity\n1,2\n", "no known ligand format"),
     "cif": ("a.cif", "data_LIG\nloop_\n", "CIF"),
+    "json": ("a.sdf", '{"detail": "not found"}', "JSON"),
+    "protein": ("a.pdb", real_text(), "looks like a protein, not a ligand; .* as template"),
+    "protein with a long header": (
+        "a.pdb",
+        "SEQRES   1 A  126  SER VAL\n" * 1000 + real_text(),
+        "looks like a protein",
+    ),
+    "protein as cif": ("a.cif", as_cif(real_text()), "looks like a protein"),
     "pdb without template": ("a.pdb", "HETATM    1  C   LIG A   1       0.000   0.000   0.000", "no bond orders"),
 }
 
@@ -234,16 +275,133 @@ def test_a_template_that_does_not_fit(write: Write) -> None:
     assert "does not fit" in failure.reason
 
 
+# Coordinates alone
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if "smiles" not in kind])
+def test_coordinates_need_no_template(kind: str, write: Write) -> None:
+    name, content, _ = FORMATS[kind]
+    places = read_coordinates(write(name, content()))
+    expected = read_ligand(DATA / "alanine_anilide.sdf").coordinates
+    assert expected is not None
+    assert (places.shape, places.dtype) == ((12, 3), np.float64)
+    # The order of atoms is that of the file.
+    distances = np.linalg.norm(places[:, None] - expected, axis=-1)
+    np.testing.assert_array_less(distances.min(0), 3e-3)
+
+
+def test_coordinates_of_impossible_chemistry(write: Write) -> None:
+    """A reference ligand only says where it is."""
+    mol = Chem.RWMol(Chem.MolFromSmiles("CC(C)(C)(C)(C)C", sanitize=False))
+    places = np.random.default_rng(0).normal(size=(7, 3)).round(4)
+    mol.AddConformer(Chem.Conformer(7))
+    mol.GetConformer().SetPositions(places)
+    mol.GetConformer().Set3D(True)
+    path = write("a.sdf", Chem.MolToMolBlock(mol, kekulize=False) + "$$$$\n" + BLOCK)
+    np.testing.assert_allclose(read_coordinates(path), places)
+
+
+def test_files_without_coordinates_say_so(tmp_path: Path, write: Write) -> None:
+    flat = Chem.MolFromSmiles("CCO")
+    rdDepictor.Compute2DCoords(flat)
+    cases = {
+        "has no 3-D coordinates": write("flat.sdf", Chem.MolToMolBlock(flat)),
+        "no 3-D coordinates of heavy": write("list.smi", "CCO\n"),
+        "looks like a protein": REAL_PROTEIN,
+        "no 'M  END'": write("cut.sdf", BLOCK[:300] + "\n$$$$\n"),
+        "No such file": tmp_path / "none.sdf",
+        "Is a directory": tmp_path,
+        "is empty": write("empty.sdf", ""),
+    }
+    for reason, path in cases.items():
+        with pytest.raises(RequestError, match=reason) as caught:
+            read_coordinates(path)
+        assert str(caught.value).count(str(path)) == 1
+
+
+# Names of files
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("/data/6w70_protein.pdb", "6w70_protein"),
+        ("/data/6w70_protein.pdb.gz", "6w70_protein"),
+        ("/data/6w70/protein.pdb", "6w70"),
+        ("/data/6w70/Ligand.SDF.GZ", "6w70"),
+        ("6w70/receptor.cif", "6w70"),
+        ("/protein.pdb", "protein"),
+        ("/data/a.b.sdf", "a.b"),
+        ("/data/.gz", ".gz"),
+        ("/data/noending", "noending"),
+    ],
+)
+def test_file_stems(path: str, stem: str) -> None:
+    assert file_stem(path) == file_stem(Path(path)) == stem
+
+
+def test_a_file_called_ligand_gives_the_name_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "6w70").mkdir()
+    (tmp_path / "6w70" / "ligand.smi").write_text("CC\nCCC\n")
+    assert [one.name for one in good(tmp_path / "6w70" / "ligand.smi")] == ["6w70", "6w70_2"]
+
+
+# Stereochemistry of poses
+
+
+def embedded(smiles: str, ligand: Chem.Mol) -> Chem.Mol:
+    """The ligand in a pose of the stereochemistry of ``smiles``, which has the same order of atoms."""
+    full = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(full, randomSeed=1) == 0
+    return with_poses(ligand, full.GetConformer().GetPositions()[None, : ligand.GetNumAtoms()])
+
+
+@pytest.mark.parametrize(
+    ("ligand", "pose", "same"),
+    [
+        ("C[C@H](N)O", "C[C@H](N)O", True),
+        ("C[C@H](N)O", "C[C@@H](N)O", False),
+        ("CC(N)O", "C[C@@H](N)O", True),  # not specified
+        ("C[C@H](N)C(O)F", "C[C@H](N)[C@H](O)F", True),
+        ("C[C@H](N)[C@@H](O)F", "C[C@H](N)[C@H](O)F", False),
+        ("F/C=C/Cl", "F/C=C/Cl", True),
+        ("F/C=C/Cl", "F/C=C\\Cl", False),
+        ("FC=CCl", "F/C=C\\Cl", True),
+        ("C/C(F)=C(/Cl)Br", "C/C(F)=C(/Cl)Br", True),
+        ("C/C(F)=C(/Cl)Br", "C/C(F)=C(\\Cl)Br", False),
+        ("C/C=C/C=C\\C", "C/C=C/C=C\\C", True),
+        ("C/C=C/C=C\\C", "C/C=C\\C=C\\C", False),
+        ("C[S@](=O)CC", "C[S@@](=O)CC", False),
+        ("C[C@H]1CC[C@@H](C)CC1", "C[C@H]1CC[C@H](C)CC1", False),
+        ("CCO", "CCO", True),
+    ],
+)
+def test_a_pose_has_the_stereochemistry_of_its_ligand_or_not(ligand: str, pose: str, same: bool) -> None:
+    mol = read_ligand(ligand).mol
+    assert same_stereo(mol, embedded(pose, mol)) == same
+
+
+def test_real_poses_and_broken_ones() -> None:
+    ligand = read_ligand(DATA / "alanine_anilide.sdf")
+    assert ligand.coordinates is not None
+    raw = read_ligand(DATA / "alanine_anilide.sdf", raw_chirality=True).mol  # tags of CH3 do not count
+    mirrored = ligand.coordinates * [-1.0, 1, 1]
+    for mol in (ligand.mol, raw):
+        posed = [with_poses(mol, places[None]) for places in (ligand.coordinates, mirrored, mirrored * [1.0, 1, 0])]
+        assert [same_stereo(mol, pose) for pose in posed] == [True, False, False]
+        assert not same_stereo(mol, with_poses(mol, ligand.coordinates[None] + np.nan))
+
+
 # Molecules
 
 MOLECULES: dict[str, tuple[str, str, str]] = {  # input, SMILES of the ligand, part of a note ("" for no notes)
     "salt": ("[Cl-].C[NH3+]", "C[NH3+]", "salt or solvent removed, largest fragment kept: [Cl-]"),
     "mixture, first of equals": ("CCO.CCN", "CCO", "largest fragment kept: CCN"),
-    "ions": ("[Na+].[Cl-]", "[Na+]", "metals: atoms 1"),
+    "ions": ("[Na+].[Cl-]", "[Na+]", "metals (their coordination is not parametrised"),
     "radical": ("C[CH2]", "[CH2]C", "radical electrons: atoms 2"),
     "isotope": ("C[13CH3]", "C[13CH3]", "isotope labels (not seen by the model): atoms 2"),
     "deuterium": ("[2H]C([2H])C", "CC", "2 of them deuterium"),
-    "metal": ("N[Pt](N)(Cl)Cl", "[NH2][Pt]([NH2])([Cl])[Cl]", "metals: atoms 2"),
+    "metal": ("N[Pt](N)(Cl)Cl", "[NH2][Pt]([NH2])([Cl])[Cl]", "poses around them are unreliable): atoms 2"),
     "dative bond": ("[NH3]->[Cu+2]", "[NH3]->[Cu+2]", "1 dative or other unusual bonds"),
     "quadruple bond": ("C$C", "C$C", "1 dative or other unusual bonds"),
     "unknown element": ("*CC", "*CC", "unknown elements: atoms 1"),
@@ -252,7 +410,7 @@ MOLECULES: dict[str, tuple[str, str, str]] = {  # input, SMILES of the ligand, p
     "impossible valence": ("CC(C)(C)(C)C", "CC(C)(C)(C)C", "impossible valence"),
     "impossible aromatic": ("c1cccc1", "c1cccc1", "no Kekule structure"),
     "hydrogen left out": ("c1ccnc1", "c1cc[nH]c1", "hydrogen given to aromatic nitrogen 4"),
-    "stereocentre unspecified": ("CC(O)F", "CC(O)F", "unspecified stereocentres: atoms 2"),
+    "stereocentre unspecified": ("CC(O)F", "CC(O)F", "picked at random, by the seed, for all poses): atoms 2"),
     "double bond unspecified": ("FC=CF", "FC=CF", "1 double bonds of unspecified E/Z"),
     "double bond": ("F/C=C/F", "F/C=C/F", ""),
     "one atom": ("C", "C", ""),

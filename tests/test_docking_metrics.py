@@ -1,6 +1,7 @@
 """Docking metrics against closed forms, brute force, spyrmsd and PoseBusters on real complexes."""
 
 import itertools
+import logging
 import math
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ import pytest
 from rdkit import Chem
 
 from core.errors import DataError, RequestError
+from domains.docking.chemistry.protein import read_protein
 from domains.docking.metrics import posechecks
 from domains.docking.metrics.contacts import centroid_distance, protein_distance, self_distance
 from domains.docking.metrics.posechecks import check_poses
 from domains.docking.metrics.poses import with_poses
-from domains.docking.metrics.rmsd import map_onto, symmetry_rmsd
+from domains.docking.metrics.rmsd import symmetry_rmsd
+from tests.protein_support import REAL_PROTEIN
 from tests.support import SHARED_DATA
 
 COMPLEXES = SHARED_DATA / "docking" / "test.tar.xz"
@@ -220,35 +223,6 @@ def test_wrong_requests_for_rmsd_are_named() -> None:
         symmetry_rmsd(graph(2, [(0, 1)]), reference + np.nan, reference[None])
 
 
-# Atom mapping
-
-
-def test_mapping_recovers_positions_from_another_order(complexes: Path) -> None:
-    rng = np.random.default_rng(0)
-    for path in sorted(complexes.glob("*/ligand.sdf"))[::7]:
-        mol = Chem.MolFromMolFile(str(path))
-        shuffled = Chem.RenumberAtoms(mol, rng.permutation(mol.GetNumAtoms()).tolist())
-        mapping = map_onto(shuffled, mol)
-        positions = shuffled.GetConformer().GetPositions()[mapping.order]
-        expected = mol.GetConformer().GetPositions()
-        assert mapping.note is None
-        assert sorted(mapping.order) == list(range(mol.GetNumAtoms()))
-        # Up to symmetry: as poses the two are one.
-        assert symmetry_rmsd(mol, expected, positions[None]).values[0] == pytest.approx(0, abs=1e-9)
-
-
-def test_mapping_says_what_it_ignored() -> None:
-    assert map_onto(Chem.MolFromSmiles("C[C@H](N)O"), Chem.MolFromSmiles("C[C@H](N)O")).note is None
-    assert map_onto(Chem.MolFromSmiles("C[C@H](N)O"), Chem.MolFromSmiles("C[C@@H](N)O")).note == "stereo ignored"
-    kekule = map_onto(Chem.MolFromSmiles("C1CCCCC1[O-]"), Chem.MolFromSmiles("Oc1ccccc1"))
-    assert kekule.note == "bond orders, charges and stereo ignored"
-    assert kekule.order[0] == 6
-    with pytest.raises(RequestError, match=r"\(3 atoms, 2 bonds\).*\(2 atoms, 1 bonds\)"):
-        map_onto(Chem.MolFromSmiles("CCO"), Chem.MolFromSmiles("CC"))
-    with pytest.raises(RequestError, match="elements or bonds differ"):
-        map_onto(Chem.MolFromSmiles("CCO"), Chem.MolFromSmiles("CCN"))
-
-
 # Contacts
 
 
@@ -278,11 +252,10 @@ def test_contacts_equal_all_pairs() -> None:
 
 
 def test_posebusters_tells_good_poses_from_bad(complexes: Path) -> None:
-    protein = complexes / "6e3n" / "protein.pdb"
+    protein = read_protein(complexes / "6e3n" / "protein.pdb")
     mol = Chem.MolFromMolFile(str(complexes / "6e3n" / "ligand.sdf"))
     crystal = mol.GetConformer().GetPositions()
-    atoms = Chem.MolFromPDBFile(str(protein), sanitize=False).GetConformer().GetPositions()
-    nearest = atoms[np.linalg.norm(atoms - crystal.mean(0), axis=1).argmin()]
+    nearest = protein.positions[np.linalg.norm(protein.positions - crystal.mean(0), axis=1).argmin()]
     inside = crystal - crystal.mean(0) + nearest
     away = crystal + 1000.0
     blown_up = crystal * 3 - 2 * crystal.mean(0)
@@ -303,7 +276,8 @@ def test_posebusters_tells_good_poses_from_bad(complexes: Path) -> None:
 def test_posebusters_validity_leaves_rmsd_out(complexes: Path) -> None:
     mol = Chem.MolFromMolFile(str(complexes / "6e3n" / "ligand.sdf"))
     far = mol.GetConformer().GetPositions() + 2.2
-    checks = check_poses(with_poses(mol, far[None]), complexes / "6e3n" / "protein.pdb", reference=mol, fast=True)
+    protein = read_protein(complexes / "6e3n" / "protein.pdb")
+    checks = check_poses(with_poses(mol, far[None]), protein, reference=mol, fast=True)
     accuracy = next(index for index, name in enumerate(checks.names) if name.startswith("rmsd"))
     assert not checks.passed[0, accuracy]
     assert checks.valid[0] == np.delete(checks.passed[0], accuracy).all()
@@ -314,12 +288,39 @@ def test_posebusters_finds_an_inverted_stereocentre(complexes: Path) -> None:
     mol = Chem.MolFromMolFile(str(complexes / "6gj6" / "ligand.sdf"))
     crystal = mol.GetConformer().GetPositions()
     poses = with_poses(mol, np.stack([crystal, crystal * np.array([-1.0, 1, 1])]))
-    checks = check_poses(poses, complexes / "6gj6" / "protein.pdb", reference=mol, fast=True)
+    checks = check_poses(poses, read_protein(complexes / "6gj6" / "protein.pdb"), reference=mol, fast=True)
     assert checks.passed[:, checks.names.index("tetrahedral_chirality")].tolist() == [True, False]
     assert checks.valid[0]
 
 
-def test_pose_checks_name_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_posebusters_is_given_the_atoms_that_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    protein = read_protein(REAL_PROTEIN)  # gzipped, which PoseBusters does not read
+    given = []
+
+    class Recording:
+        def bust(self, _: Chem.Mol, __: None, receptor: Chem.Mol) -> None:
+            given.append(receptor)
+            raise ValueError
+
+    monkeypatch.setattr(posechecks, "_buster", lambda _: Recording())
+    point = Chem.MolFromSmiles("CO")
+    point.AddConformer(Chem.Conformer(2))
+    check_poses(point, protein)
+    (receptor,) = given
+    np.testing.assert_allclose(receptor.GetConformer().GetPositions(), protein.positions, atol=5e-4)
+    assert [atom.GetSymbol() for atom in receptor.GetAtoms()] == list(protein.elements)
+    assert not any(atom.GetPDBResidueInfo().GetIsHeteroAtom() for atom in receptor.GetAtoms())
+
+
+def test_posebusters_does_not_tell_its_configuration(caplog: pytest.LogCaptureFixture) -> None:
+    mol = Chem.MolFromSmiles("CO")
+    mol.AddConformer(Chem.Conformer(2))
+    with caplog.at_level(logging.INFO):
+        check_poses(mol, fast=True)
+    assert not [record for record in caplog.records if record.name.startswith("posebusters")]
+
+
+def test_pose_checks_name_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     mol = point = Chem.MolFromSmiles("CO")
     with pytest.raises(RequestError, match="no pose"):
         check_poses(mol)
@@ -332,8 +333,10 @@ def test_pose_checks_name_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
             raise ZeroDivisionError("boom")
 
     monkeypatch.setattr(posechecks, "_buster", lambda _: Failing())
-    with pytest.raises(DataError, match=r"none\.pdb"):
-        check_poses(point, tmp_path / "none.pdb")
+    with monkeypatch.context() as patch:
+        patch.setattr(posechecks, "pdb_block", lambda _: "END\n")
+        with pytest.raises(DataError, match="RDKit takes 0 of the 960 atoms"):
+            check_poses(point, read_protein(REAL_PROTEIN))
     broken = check_poses(point)
     assert not broken.valid.any()
     assert broken.errors == ("PoseBusters failed: ZeroDivisionError: boom",)

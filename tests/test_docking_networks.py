@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from domains.docking import convert
-from domains.docking.convert import confidence_from, denoiser_from, encoder_from, prior_from
+from domains.docking import state_dicts
 from domains.docking.graph import Structure
 from domains.docking.networks.denoiser import DockingDenoiser
 from domains.docking.networks.latents import NodeLatents
+from domains.docking.state_dicts import confidence_from, denoiser_from, encoder_from, prior_from
 from tests.docking_support import GOLDEN, NO_GOLDEN, GoldenScale, golden, golden_graph
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason=NO_GOLDEN)
@@ -130,7 +130,7 @@ class Converted:
     @staticmethod
     def of(name: str, monkeypatch: pytest.MonkeyPatch, changed: Mapping[str, Tensor] | None = None) -> "Converted":
         target: dict[str, Tensor] = {}
-        monkeypatch.setattr(convert, "_load", lambda model, made, *about: target.update(made))
+        monkeypatch.setattr(state_dicts, "_load", lambda model, made, *about: target.update(made))
         state = {**weights(name), **(changed or {})}
         buffers = ("running_mean", "running_var", "offset")
         for key, value in state.items():

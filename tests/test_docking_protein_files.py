@@ -2,14 +2,18 @@
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from core.errors import RequestError
 from domains.docking.chemistry import protein_files
+from domains.docking.chemistry.pdb_block import pdb_block
+from domains.docking.chemistry.pocket import Sphere
 from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.chemistry.protein_files import read_structure_file
 from tests.protein_support import BACKBONE, REAL_PROTEIN, as_cif, atom_line, peptide, real_text, residue
@@ -254,3 +258,73 @@ def test_modified_residues_of_a_file_are_known(tmp_path: Path) -> None:
     assert [mod.parent_comp_id for mod in structure.mod_residues] == ["MET"]
     (tmp_path / "a.cif").write_text(as_cif(MESSY))
     assert read_structure_file(tmp_path / "a.cif").parents == {"MSE": "MET"}
+
+
+# Proteins written as PDB
+
+
+def again(protein: Protein, folder: Path) -> Protein:
+    """Written and read; RDKit has to find the same atoms in the text."""
+    text = pdb_block(protein)
+    mol = Chem.MolFromPDBBlock(text, sanitize=False, removeHs=False, proximityBonding=False)
+    assert [atom.GetSymbol() for atom in mol.GetAtoms()] == list(protein.elements)
+    np.testing.assert_allclose(mol.GetConformer().GetPositions(), protein.positions, atol=6e-4)
+    (folder / "again.pdb").write_text(text)
+    return read_protein(folder / "again.pdb")
+
+
+@pytest.mark.parametrize("text", [SHORT, MESSY, real_text(), SHORT.replace(" A   ", "     ")])
+def test_a_written_protein_is_read_as_it_was(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pdb").write_text(text)
+    protein = read_protein(tmp_path / "a.pdb")
+    assert fields(again(protein, tmp_path))[:-1] == fields(protein)[:-1]  # all but the notes
+
+
+def test_a_written_pocket_is_read_as_it_was(tmp_path: Path) -> None:
+    whole = read_protein(REAL_PROTEIN)
+    pocket = whole.crop(Sphere(tuple(whole.center), 12.0))
+    assert 0 < pocket.n_residues < whole.n_residues
+    found = again(pocket, tmp_path)
+    assert (found.numbers, found.names, found.atom_names) == (pocket.numbers, pocket.names, pocket.atom_names)
+
+
+def test_labels_that_pdb_cannot_hold_are_made_to_fit(tmp_path: Path) -> None:
+    (tmp_path / "a.pdb").write_text(SHORT + "TER\n" + peptide(row=20.0) + peptide("ALA TRP", "B", row=40.0))
+    protein = read_protein(tmp_path / "a.pdb")
+    assert dict.fromkeys(protein.chains) == dict.fromkeys(("A", "A_2", "B"))
+    found = again(protein, tmp_path)
+    assert found.chains == (*"AAA", *"CCC", *"BB")  # C is free
+    assert found.numbers == protein.numbers
+    numbers = ("9999", "10000", "-1234", "10002B", "123456", "5C", "?", "-999")
+    found = again(replace(protein, numbers=numbers), tmp_path)
+    assert found.numbers == ("9999", "0", "8766", "2B", "3456", "5C", "0", "-999")
+    long = replace(protein, names=("LONGNAME", *protein.names[1:]), atom_names=("N", "CA", "C", *["HO5''"] * 33))
+    assert " CA  LON A" in pdb_block(long)
+
+
+def test_very_large_proteins_keep_all_atoms(tmp_path: Path) -> None:
+    """105,000 atoms in 21,000 residues of one chain, 70 chains, and a place far below zero."""
+    (tmp_path / "a.pdb").write_text(peptide("ALA"))
+    one = read_protein(tmp_path / "a.pdb")
+    count = 21_000
+    shifts = np.stack([np.arange(count) % 30, np.arange(count) // 30 % 30, np.arange(count) // 900], axis=1) * 8.0
+    places = (one.positions[None] + shifts[:, None]).reshape(-1, 3) - 150.0
+
+    def large(chains: tuple[str, ...], numbers: tuple[str, ...]) -> Protein:
+        n = len(chains)
+        return replace(
+            one, names=("ALA",) * n, chains=chains, numbers=numbers, letters=("A",) * n, ca=places[1 : 5 * n : 5],
+            atom_names=one.atom_names * n, elements=one.elements * n, positions=places[: 5 * n],
+            residue=np.repeat(np.arange(n), 5), origin=np.arange(n),
+        )  # fmt: skip
+
+    whole = large(("A",) * count, tuple(str(number) for number in range(1, count + 1)))
+    found = again(whole, tmp_path)
+    assert (found.n_residues, found.n_atoms) == (count, 5 * count)
+    assert found.numbers[9_998:10_001] == ("9999", "0", "1")
+    many = large(tuple(f"chain{number}" for number in range(70)), ("1",) * 70)
+    assert again(many, tmp_path).n_atoms == 350
+    far = replace(one, positions=one.positions - 2000.0)
+    np.testing.assert_allclose(
+        Chem.MolFromPDBBlock(pdb_block(far), sanitize=False).GetConformer().GetPositions(), far.positions, atol=0.01
+    )

@@ -1,6 +1,5 @@
 """The authors' checkpoints in our software: recognised, converted, and giving the authors' answers."""
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from core.convert import convert
-from core.errors import CheckpointError
 from core.latents import from_codes
 from core.pipeline import Pipeline
 from core.rng import SampleStreams
@@ -21,10 +19,11 @@ from domains.docking.complex import Complex
 from domains.docking.evaluation import confidences
 from domains.docking.geometry import DockingGeometry
 from domains.docking.networks.confidence import ConfidenceNet
-from domains.docking.networks.prior import DockingPrior
+from domains.docking.networks.prior import AUTHORS_PRIOR, DockingPrior
+from domains.docking.noise import TabledNoise
 from domains.docking.pose import Pose, pose_of
+from domains.docking.published import TABLE, convert_files
 from tests.docking_support import GOLDEN, NO_GOLDEN, golden, golden_complex
-from tests.support import disco
 
 if not GOLDEN.exists():
     pytest.skip(NO_GOLDEN, allow_module_level=True)
@@ -70,7 +69,7 @@ def four_samples() -> DockingBatch:
 def test_a_whole_run_equals_the_authors_step_by_step(pipeline: Pipeline) -> None:
     """Low-temperature sampling with their temperatures, latents, start and noise: 20 steps of 4 samples."""
     g, batch = golden("trajectory_6w70"), four_samples()
-    score = pipeline.field(batch, from_codes(g["ar_choice"].T, batch.categories))
+    score = pipeline.field(batch, from_codes(g["ar_choice"].T, int(batch.categories.max())))
     score.geometry = Recorded(pipeline.domain.model.noise.build())
     start = Pose.concatenate([pose_of(batch.complexes[0].graph)] * 4).moved_to(g["start_pos"].double())
     steps: list[Step] = []
@@ -102,7 +101,7 @@ def test_what_is_read_back_equals_what_was_converted(pipeline: Pipeline, publish
     g = golden("score_disco_6w70")
     batch = DockingBatch(torch.arange(3), (golden_complex(),), (0,) * 3)
     pointers = torch.cat([g["inputs"]["lig_latent"].view(3, -1, 2), g["inputs"]["rec_latent"].view(3, -1, 2)], 1)
-    latents = from_codes(pointers.argmax(1), batch.categories)
+    latents = from_codes(pointers.argmax(1), int(batch.categories.max()))
     keep = g["inputs"]["lig_unconditional"].view(3, -1)[:, 0] == 0
     state = Pose.concatenate([pose_of(batch.complexes[0].graph)] * 3)
     state = state.moved_to(g["inputs"]["lig_pos"].view(3, -1, 3))
@@ -125,7 +124,54 @@ def test_the_configuration_says_what_was_converted(pipeline: Pipeline) -> None:
     assert (model.denoiser.layers, model.denoiser.scalars, model.denoiser.vectors) == (5, 24, 6)
     assert (model.encoder.layers, model.encoder.vectors, model.encoder.cross_cutoff) == (3, 4, 30.0)
     assert model.language_dim == 1280
-    assert model.quirks.zero_cross_latents
+    assert model.evaluation.split == "all"
+
+
+def test_the_configuration_has_the_quirks_of_the_networks(published: Path, pipeline: Pipeline) -> None:
+    """Nothing that the converted networks were built with is lost on the way through the configuration."""
+    found = convert_files(published)
+    assert found is not None
+    for name, ours in pipeline.networks.items():
+        made = found.networks[name]
+        if name == "confidence":
+            assert made.options == ours.options == pipeline.config.model.confidence_options()
+            continue
+        assert made.get_submodule("backbone").options == ours.get_submodule("backbone").options
+        if name == "prior":
+            assert made.quirks == ours.quirks == AUTHORS_PRIOR
+    assert pipeline.config.model.quirks.model_dump() == {
+        "zero_cross_latents": True, "unsigned_reverse": True, "prior_channels": 16, "prior_shared_head": True,
+        "shifted_language": True, "turn_double_bonds": True, "raw_chirality": True,
+    }  # fmt: skip
+
+
+def test_latents_that_were_never_dropped(tmp_path: Path) -> None:
+    """Without null embeddings the model's configuration says so, and its prior has none either."""
+    weights = {k: v for k, v in golden("weights_disco_score").items() if not k.endswith("_unconditional_embedding")}
+    torch.save(weights, tmp_path / "m.pt")
+    convert(tmp_path / "m.pt", tmp_path / "out")
+    model = Pipeline.from_pretrained(tmp_path / "out", "cpu")
+    assert model.config.latents.drop == 0
+    assert model.denoiser.backbone.null is None
+    inner = {k: v for k, v in golden("weights_ar").items() if not k.endswith("_unconditional_embedding")}
+    torch.save(inner, tmp_path / "ar.pt")
+    convert(tmp_path, tmp_path / "both")
+    assert set(Pipeline.from_pretrained(tmp_path / "both", "cpu").networks) == {"denoiser", "prior"}
+
+
+def test_latents_that_were_dropped(pipeline: Pipeline) -> None:
+    assert pipeline.config.latents.drop > 0
+
+
+def test_the_language_model_is_asked_for(tmp_path: Path) -> None:
+    notes = convert(GOLDEN / "weights_plain_score.pt", tmp_path / "out")
+    assert any("width 1280 (ESM-2 650M: 1280)" in note and "model.language=FOLDER" in note for note in notes)
+
+
+def test_a_table_comes_with_the_weights(pipeline: Pipeline) -> None:
+    scale, table = pipeline.denoiser.scale, golden("score_norm_tables")[TABLE]
+    assert isinstance(scale, TabledNoise)
+    assert torch.equal(scale.mean_squares, table.double())
 
 
 def test_a_denoiser_without_latents_becomes_a_model_of_its_own(tmp_path: Path) -> None:
@@ -135,101 +181,6 @@ def test_a_denoiser_without_latents_becomes_a_model_of_its_own(tmp_path: Path) -
     assert plain.config.latents.kind == "none"
     assert set(plain.networks) == {"denoiser"}
     assert plain.config.sampling.sampler == "low-temperature-diffdock-s"
-
-
-def test_the_wrapper_of_encoder_and_denoiser_is_taken_apart(tmp_path: Path) -> None:
-    """best_inference_epoch_model.pt holds both under prefixes; averaged weights in a file beside it beat its own."""
-    whole = {f"score_model.{k}": v for k, v in golden("weights_disco_score").items()}
-    whole |= {f"encoder.{k}": v for k, v in golden("weights_disco_encoder").items()}
-    torch.save(whole, tmp_path / "best_inference_epoch_model.pt")
-    convert(tmp_path, tmp_path / "both")
-    both = Pipeline.from_pretrained(tmp_path / "both", "cpu")
-    assert set(both.networks) == {"denoiser", "encoder"}
-    averaged = {k: v * 2 if v.is_floating_point() else v for k, v in golden("weights_disco_score").items()}
-    torch.save(averaged, tmp_path / "best_ema_inference_epoch_model.pt")
-    convert(tmp_path, tmp_path / "averaged")
-    ema = Pipeline.from_pretrained(tmp_path / "averaged", "cpu")
-    name = "backbone.layers.0.ligand.hidden.weight"
-    first, second = (p.networks["denoiser"].state_dict()[name] for p in (both, ema))
-    assert torch.equal(2 * first, second)
-
-
-# ---- files that cannot be converted ---------------------------------------------------------------------------------
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        convert(tmp_path / "missing", tmp_path / "out")
-
-
-def test_nothing_known(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
-    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="no weights that any installed domain knows"):
-        convert(tmp_path, tmp_path / "out")
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "best_model.pt").write_bytes((GOLDEN / "weights_plain_score.pt").read_bytes()[:100_000])
-    with pytest.raises(CheckpointError, match=r"best_model\.pt: damaged"):
-        convert(tmp_path, tmp_path / "out")
-
-
-def test_a_missing_entry_is_named(tmp_path: Path) -> None:
-    state = dict(golden("weights_plain_score"))
-    del state["conv_layers.2.fc.1.4.bias"]
-    torch.save(state, tmp_path / "broken.pt")
-    with pytest.raises(CheckpointError, match=r"no entry 'conv_layers\.2\.fc\.1\.4\.bias'"):
-        convert(tmp_path, tmp_path / "out")
-
-
-def test_an_entry_too_many_is_named(tmp_path: Path) -> None:
-    torch.save({**golden("weights_plain_score"), "conv_layers.9.extra": torch.zeros(2)}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=r"mean nothing here: conv_layers\.9\.extra"):
-        convert(tmp_path, tmp_path / "out")
-
-
-def test_a_prior_alone_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no denoiser"):
-        convert(GOLDEN / "weights_ar.pt", tmp_path / "out")
-
-
-def test_settings_that_our_networks_do_not_have_are_refused(tmp_path: Path) -> None:
-    shutil.copy(GOLDEN / "weights_plain_score.pt", tmp_path / "model.pt")
-    (tmp_path / "model_parameters.yml").write_text("tr_sigma_max: 34.0\nsigma_embed_dim: 32\n")
-    with pytest.raises(CheckpointError, match=r"tr_sigma_max is 34\.0"):
-        convert(tmp_path, tmp_path / "out")
-
-
-class Malicious:
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (open, ("/tmp/disco-was-here", "w"))
-
-
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    trace = Path("/tmp/disco-was-here")
-    trace.unlink(missing_ok=True)
-    torch.save({"lig_node_embedding": Malicious()}, tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError, match="no weights that any installed domain knows"):
-        convert(tmp_path, tmp_path / "out")
-    assert not trace.exists()
-
-
-def test_a_model_that_is_there_is_not_overwritten(published: Path, tmp_path: Path) -> None:
-    convert(GOLDEN / "weights_plain_score.pt", tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.json").read_bytes()
-    with pytest.raises(CheckpointError, match="holds a model already"):
-        convert(GOLDEN / "weights_plain_score.pt", tmp_path / "out")
-    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
-
-
-def test_the_command_says_what_it_took_from_where(published: Path, tmp_path: Path) -> None:
-    done = disco("convert", published, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "denoiser: from" in done.stderr
-    weights = json.loads((tmp_path / "out" / "manifest.json").read_text())["weights"]
-    assert set(weights) == {"denoiser", "encoder", "prior", "confidence"}
-    assert disco("convert", tmp_path / "nowhere", tmp_path / "new").returncode == 1
 
 
 def test_a_complex_is_named_by_its_nodes() -> None:

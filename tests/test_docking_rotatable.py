@@ -74,6 +74,33 @@ def test_molecules(name: str) -> None:
     assert len(found) == count
 
 
+@pytest.mark.parametrize(
+    ("smiles", "without", "with_kinds"),
+    [
+        ("C/C=C/C", 1, 0),
+        ("C/C=C/CC", 2, 1),
+        ("C#CC#C", 1, 1),
+        ("CC#CC", 1, 0),
+        ("CCC(=O)NCC", 3, 3),
+        ("CCN=C(CC)CC", 4, 3),
+        ("c1ccccc1-c1ccccc1", 1, 1),
+        ("CCS(=O)(=O)CC", 2, 2),
+    ],
+)
+def test_double_and_triple_bonds_do_not_turn_where_their_kind_is_known(
+    smiles: str, without: int, with_kinds: int
+) -> None:
+    ligand = read_ligand(smiles)
+    index, kinds = bond_graph(ligand.mol)
+    every, moves = rotatable_bonds(ligand.n_atoms, index)
+    some, parts = rotatable_bonds(ligand.n_atoms, index, kinds)
+    assert (len(every), len(some)) == (without, with_kinds)
+    order = {(min(i, j), max(i, j)): int(k) for (i, j), k in zip(index.T.tolist(), kinds, strict=True)}
+    kept = [order[min(u, v), max(u, v)] not in (1, 2) for u, v in every.tolist()]
+    np.testing.assert_array_equal(some, every[kept])  # the others turn as before
+    np.testing.assert_array_equal(parts, moves[kept])
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     """Up to 12 atoms, a random forest with some bonds more."""

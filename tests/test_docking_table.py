@@ -3,14 +3,13 @@
 import itertools
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from core.errors import DataError, RequestError
-from domains.docking.metrics.render import plot, to_json, to_markdown, to_text
+from domains.docking.metrics.render import plot, to_json, to_markdown
 from domains.docking.metrics.table import ComplexResult, Summary, selection_weights, success_curve, summarise
 
 RESAMPLES = 200
@@ -57,14 +56,13 @@ def test_random_selection_is_the_mean_over_all_subsets(k: int) -> None:
     assert weights[2] == weights[5]  # equal poses share their chance
 
 
-def test_ranked_and_first_selections() -> None:
+def test_ranked_selections() -> None:
     rmsd = np.array([3.0, 1.0, 0.5, np.nan])
     confidence = np.array([0.9, 0.8, 0.1, np.nan])
     assert selection_weights(rmsd, confidence, "confidence", 1).tolist() == [1, 0, 0, 0]
     assert selection_weights(rmsd, confidence, "confidence", 2).tolist() == [0, 1, 0, 0]
     assert selection_weights(rmsd, confidence, "confidence", 3).tolist() == [0, 0, 1, 0]
-    assert selection_weights(rmsd, None, "first", 2).tolist() == [0, 1, 0, 0]
-    assert selection_weights(rmsd, None, "first", 1).tolist() == [0.25] * 4  # as the authors: all poses
+    assert selection_weights(rmsd, None, "random", 1).tolist() == [0.25] * 4  # as the authors: all poses
     assert selection_weights(rmsd, None, "random", 99).tolist() == [0, 0, 1, 0]  # oracle
     with pytest.raises(RequestError, match="confidence"):
         selection_weights(rmsd, None, "confidence", 1)
@@ -101,20 +99,13 @@ def test_summary_of_three_complexes_by_hand() -> None:
 def test_authors_figures_are_reproduced() -> None:
     results = simulated()
     rmsd = np.array([each.rmsd for each in results])
-    centroid = np.array([each.centroid for each in results])
     confidence = np.array([each.confidence for each in results])
     clash = np.array([each.min_protein_distance for each in results])
     ranked = np.argsort(confidence, axis=1)[:, ::-1]
-    summary = summarise(results, resamples=RESAMPLES, subsets="first")
-    assert value(summary, "full", "first", "1", "rmsd_below_2") == pytest.approx(100 * (rmsd < 2).mean())
-    assert value(summary, "full", "first", "1", "steric_clash") == pytest.approx(100 * (clash < 0.4).mean())
+    summary = summarise(results, resamples=RESAMPLES)
+    assert value(summary, "full", "random", "1", "rmsd_below_2") == pytest.approx(100 * (rmsd < 2).mean())
+    assert value(summary, "full", "random", "1", "steric_clash") == pytest.approx(100 * (clash < 0.4).mean())
     for k in (5, 10):
-        best = rmsd[:, :k].argmin(axis=1)[:, None]
-        expected = 100 * (np.take_along_axis(centroid, best, 1) < 2).mean()
-        assert value(summary, "full", "first", str(k), "rmsd_below_2") == pytest.approx(
-            100 * (rmsd[:, :k].min(1) < 2).mean()
-        )
-        assert value(summary, "full", "first", str(k), "centroid_below_2") == pytest.approx(expected)
         top = np.take_along_axis(rmsd, ranked[:, :k], 1).min(1)
         assert value(summary, "full", "confidence", str(k), "rmsd_below_2") == pytest.approx(100 * (top < 2).mean())
     top1 = np.take_along_axis(rmsd, ranked[:, :1], 1)[:, 0]
@@ -146,8 +137,27 @@ def test_validity_and_the_joint_figure() -> None:
     summary = summarise(results, resamples=RESAMPLES)
     assert value(summary, "full", "random", "1", "valid") == pytest.approx(50)
     assert value(summary, "full", "random", "1", "rmsd_below_2_and_valid") == pytest.approx(100 / 6)
-    with pytest.raises(DataError, match="PoseBusters"):
-        summarise([results[0], result("d", [1.0, 1.0])])
+    assert "could check no pose" not in to_markdown(summary)
+
+
+def test_complexes_that_could_not_be_checked_say_nothing_about_validity() -> None:
+    results = [
+        replace(result("a", [1.0, 1.0]), valid=np.array([True, False])),
+        result("b", [1.0, 1.0]),
+        ComplexResult.failed("c", False, "boom"),
+        result("d", [9.0, 9.0], unseen=True),
+    ]
+    summary = summarise(results, resamples=RESAMPLES)
+    assert value(summary, "full", "random", "1", "valid") == pytest.approx(100 * 0.5 / 2)  # of a, and c is a miss
+    assert value(summary, "full", "random", "1", "rmsd_below_2_and_valid") == pytest.approx(100 * 0.5 / 2)
+    assert value(summary, "full", "random", "1", "rmsd_below_2") == pytest.approx(50)
+    assert [group.unchecked for group in summary.groups] == [2, 1]
+    assert "valid" not in summary.row("unseen", "random", "1").figures
+    assert "full: PoseBusters could check no pose of 2 complexes" in to_markdown(summary)
+    # Where PoseBusters was not asked for there is nothing to say.
+    plain = summarise([result("a", [1.0]), ComplexResult.failed("c", False, "boom")], resamples=RESAMPLES)
+    assert "valid" not in plain.row("full", "random", "1").figures
+    assert "PoseBusters" not in to_markdown(plain)
 
 
 def test_order_of_complexes_and_of_poses_does_not_matter() -> None:
@@ -225,17 +235,16 @@ def test_a_resample_without_any_measured_pose_gives_no_bounds() -> None:
 def test_no_unseen_receptor_and_nothing_but_failures() -> None:
     summary = summarise([result("a", [1.0])], resamples=RESAMPLES)
     assert [group.name for group in summary.groups] == ["full"]
-    assert "no complex has an unseen receptor" in to_text(summary)
+    assert "no complex has an unseen receptor" in to_markdown(summary)
     nothing = summarise([ComplexResult.failed("a", False, "boom")], resamples=RESAMPLES)
     assert value(nothing, "full", "random", "1", "rmsd_below_2") == 0.0
     assert value(nothing, "full", "random", "1", "rmsd_median") == np.inf
-    assert "1 failed" in to_text(nothing)
+    assert "1 failed" in to_markdown(nothing)
 
 
-@pytest.mark.parametrize("render", [to_text, to_markdown])
-def test_tables_show_every_row(render: Callable[[Summary], str]) -> None:
+def test_tables_show_every_row() -> None:
     summary = summarise([*simulated(), ComplexResult.failed("z", False, "boom")], resamples=RESAMPLES)
-    text = render(summary)
+    text = to_markdown(summary)
     row = summary.row("unseen", "confidence", "5").figures["rmsd_below_2"]
     assert f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" in text
     assert "31 complexes, 1 failed" in text

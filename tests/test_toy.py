@@ -13,7 +13,7 @@ from torch import Tensor
 from core.config import LatentConfig
 from core.errors import DataError, RequestError
 from core.latents import from_codes
-from core.pipeline import Pipeline
+from core.pipeline import Generated, Pipeline
 from core.prior import log_probabilities
 from core.types import Batch, Latents
 from domains.toy import figures, sampling
@@ -120,7 +120,8 @@ def test_the_toy_takes_no_conditions(spec: dict[str, object]) -> None:
 
 def test_written_samples_can_be_read_back(tmp_path: Path) -> None:
     x = points(3)
-    (path,) = ToyDomain(tiny_config("toy")).write({"x": x}, Batch(torch.tensor([4, 5, 6])), tmp_path)
+    result = Generated({"x": x}, Batch(torch.tensor([4, 5, 6])), None, 0)
+    (path,) = ToyDomain(tiny_config("toy")).write(result, tmp_path)
     with np.load(path) as data:
         assert np.array_equal(data["x"], x.numpy())
         assert data["id"].tolist() == [4, 5, 6]

@@ -28,12 +28,13 @@ SAMPLERS: dict[str, type[Sampler]] = {
 Named = Mapping[str, tuple[str, Mapping[str, Any]]]
 
 
-def make_sampler(name: str, options: Mapping[str, Any] | None = None, named: Named = {}) -> Sampler:  # noqa: B006
+def make_sampler(name: str, options: Mapping[str, Any] | None = None, named: Named | None = None) -> Sampler:
     """Sampler by name, with options of its dataclass; options that are samplers are given by name.
 
     named: further names, each for a sampler of the core with options (``Domain.samplers``).
     Raises ConfigError for an unknown name, an unknown option or a value of the wrong type.
     """
+    named = named or {}
     if name in named:
         name, preset = named[name]
         options = {**preset, **(options or {})}

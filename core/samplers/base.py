@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from core.errors import RequestError
 from core.guidance import ScoreField
 from core.interfaces import Geometry, scalar_times
 from core.rng import SampleStreams
@@ -92,6 +93,12 @@ def add_noise(
         for name, value in noise.items()
     }
     return geometry.physical(geometry.retract(clean, step), high)
+
+
+def check_levels(geometry: Geometry[Any], sampler: str) -> None:
+    """Raises RequestError where a sampler that multiplies noise levels meets levels that are no multiples of sigma."""
+    if not geometry.level_is_sigma:
+        raise RequestError(f"the sampler {sampler} needs noise levels that are sigma: use heun or low-temperature here")
 
 
 def raised_time(geometry: Geometry[Any], t: Tensor, factor: float) -> Tensor:

@@ -12,7 +12,7 @@ from core.errors import RequestError
 from core.guidance import ScoreField
 from core.interfaces import scalar_times
 from core.rng import SampleStreams
-from core.samplers.base import Callback, OneStep, Sampler, Step, add_noise, level_at, raised_time
+from core.samplers.base import Callback, OneStep, Sampler, Step, add_noise, check_levels, level_at, raised_time
 from core.samplers.ode import Heun
 from core.schedules import rho_levels
 
@@ -32,6 +32,7 @@ class Churn(OneStep):
     solver: OneStep = field(default_factory=Heun)
 
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
+        check_levels(field.geometry, "churn")
         inside = self.s_min <= level_at(field.geometry, t) <= self.s_max
         gamma = min(self.s_churn / steps, math.sqrt(2) - 1) if inside else 0.0
         t_up = raised_time(field.geometry, t, 1 + gamma)
@@ -120,6 +121,7 @@ class Restart(Sampler):
         self, field: ScoreField, state: Any, times: Tensor, streams: SampleStreams, callback: Callback | None = None
     ) -> Any:
         geometry, steps, solver = field.geometry, len(times) - 1, Heun()
+        check_levels(geometry, "restart-623")
         levels = geometry.noise_level(times[:-1])
         places = [int((levels - interval.low).abs().argmin()) for interval in self.intervals]
         for index in range(steps):

@@ -32,9 +32,9 @@ class DockingBatch:
         return len(self.index)
 
     @property
-    def categories(self) -> int:
-        """Nodes of the largest complex: how wide pointer latents are."""
-        return max(self.complexes[i].nodes for i in set(self.index))
+    def categories(self) -> Int[Tensor, " b"]:
+        """[B] nodes of every sample's complex: what a pointer latent can name."""
+        return torch.tensor([self.complexes[i].nodes for i in self.index], device=self.ids.device)
 
     @property
     def clean(self) -> Pose:

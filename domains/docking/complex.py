@@ -67,15 +67,18 @@ class Complex:
         return self.receptor.protein.label(node - atoms)
 
 
-def make_complex(name: str, receptor: Receptor, ligand: Ligand, seed: int = 0, with_pose: bool = False) -> Complex:
+def make_complex(
+    name: str, receptor: Receptor, ligand: Ligand, seed: int = 0, *, with_pose: bool = False, turn_double: bool = False
+) -> Complex:
     """Complex with a conformer of the ligand that follows from ``seed``.
 
-    with_pose: the ligand's coordinates are its true pose: keep it, and the conformer laid on it by its torsions (the
-    clean sample of training, paper section 4.1). Raises RequestError where no conformer can be made, DataError where
-    a pose is asked for and the ligand has no coordinates.
+    turn_double: double and triple bonds outside rings are rotatable too; with_pose: the ligand's coordinates are its
+    true pose: keep it, and the conformer laid on it by its torsions (the clean sample of training, paper section 4.1).
+    Raises RequestError where no conformer can be made, DataError where a pose is asked for and the ligand has no
+    coordinates.
     """
     index, kinds = bond_graph(ligand.mol)
-    bonds, moves = rotatable_bonds(ligand.n_atoms, index)
+    bonds, moves = rotatable_bonds(ligand.n_atoms, index, None if turn_double else kinds)
     parent, group = nesting(moves)
     arrays = {
         "features": ligand_features(ligand.mol), "bonds": index, "kinds": kinds,

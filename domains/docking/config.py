@@ -1,8 +1,8 @@
 """The ``model`` section of docking runs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from core.config import Section
 from core.geometry.so3 import IGSO3, AuthorsIGSO3
@@ -11,6 +11,7 @@ from domains.docking.networks.confidence import ConfidenceOptions, ConfidenceQui
 from domains.docking.networks.prior import PriorQuirks
 from domains.docking.noise import DockingNoise
 
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]  # YAML reads "key=" as null
 NoiseRange = tuple[PositiveFloat, PositiveFloat]
 
 
@@ -56,6 +57,15 @@ class BackboneConfig(Section):
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
+class EncoderConfig(BackboneConfig):
+    """The encoder sees a clean pose, so the reach of its edges is fixed."""
+
+    layers: PositiveInt = 3
+    vectors: PositiveInt = 4
+    cross_radius: PositiveFloat = 30.0
+    cross_cutoff: PositiveFloat = 30.0
+
+
 class ConfidenceConfig(BackboneConfig):
     """The confidence model: all protein atoms, harmonics of degree 2. outputs: logits per pose, the first ranks."""
 
@@ -70,7 +80,9 @@ class QuirksConfig(Section):
     zero_cross_latents: edges between ligand and receptor do not see the latents; unsigned_reverse: messages back from
     ligand to receptor use the direction vector of the messages there; prior_channels: how many scalars and
     pseudoscalars the prior's heads read (None: all); prior_shared_head: one head for all latents;
-    shifted_language: the confidence model reads its residue embeddings shifted by the width of the noise level's.
+    shifted_language: the confidence model reads its residue embeddings shifted by the width of the noise level's;
+    turn_double_bonds: double and triple bonds outside rings count as rotatable, which scrambles E and Z;
+    raw_chirality: chirality tags as RDKit sets them on every atom of a 3-D file, which depend on the order of atoms.
     """
 
     zero_cross_latents: bool = False
@@ -78,6 +90,8 @@ class QuirksConfig(Section):
     prior_channels: PositiveInt | None = None
     prior_shared_head: bool = False
     shifted_language: bool = False
+    turn_double_bonds: bool = False
+    raw_chirality: bool = False
 
     @property
     def backbone(self) -> Quirks:
@@ -100,38 +114,41 @@ class DataConfig(Section):
     receptor is not in training); without a table one of twenty, by the checksum of its name, is ``val``.
     """
 
-    folder: str = ""
-    table: str = ""
+    folder: Text = ""
+    table: Text = ""
 
 
 class EvaluationConfig(Section):
-    """``disco evaluate``. split: what is docked; poses: per complex; pose_checks: PoseBusters as well; latents: where
-    they come from: ``prior``, ``encoder`` (read off the true pose: how good the denoiser would be under the right
-    latents) or ``dropped``.
+    """``disco evaluate``.
+
+    split: what is docked (``all``: every complex there is); complexes: at most so many, None for all of them; poses:
+    per complex; pose_checks: PoseBusters as well; latents: where they come from: ``prior``, ``encoder`` (read off the
+    true pose: how good the denoiser would be under the right latents) or ``dropped``.
     """
 
-    split: Literal["val", "test"] = "val"
+    split: Literal["val", "test", "all"] = "val"
+    complexes: PositiveInt | None = None
     poses: PositiveInt = 40
     pose_checks: bool = False
-    latents: tuple[Literal["prior", "encoder", "dropped"], ...] = ("prior",)
+    latents: Annotated[tuple[Literal["prior", "encoder", "dropped"], ...], Field(min_length=1)] = ("prior",)
 
 
 class DockingConfig(Section):
     """The ``model`` section of docking runs. Defaults are DisCo-DiffDock-S's, without its language model.
 
     language_dim: width of the residue embeddings that the networks read, 0 for none (ESM-2 650M: 1280); language:
-    folder of that language model; prior_freeze: optimiser steps in which the prior's copy of the denoiser stays as it
-    is; time_dim, time_scale: embedding of the time.
+    folder of that language model; prior_freeze: optimiser steps in which the weights of the prior's copy of the
+    denoiser stay as they are (its running statistics do not); time_dim, time_scale: embedding of the time.
     """
 
     data: DataConfig = DataConfig()
     noise: DockingNoiseConfig = DockingNoiseConfig()
     denoiser: BackboneConfig = BackboneConfig()
-    encoder: BackboneConfig = BackboneConfig(layers=3, vectors=4, cross_radius=30.0, cross_cutoff=30.0)
+    encoder: EncoderConfig = EncoderConfig()
     confidence: ConfidenceConfig | None = None
     quirks: QuirksConfig = QuirksConfig()
     language_dim: int = Field(default=0, ge=0)
-    language: str = ""
+    language: Text = ""
     time_dim: PositiveInt = 32
     time_scale: PositiveFloat = 1000.0
     prior_freeze: int = Field(default=0, ge=0)

@@ -1,5 +1,6 @@
 """Molecular docking as a domain: complexes, poses on R3 x SO(3) x T^k, equivariant networks, node-pointer latents."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from torch import Tensor, nn
 from core.config import RunConfig
 from core.errors import ConfigError
 from core.interfaces import Converted, Domain
-from core.pipeline import Pipeline, Request
+from core.pipeline import Generated, Pipeline, Request
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
 from domains.docking.complex import Complex
 from domains.docking.config import DockingConfig
 from domains.docking.data import DockingDataset
-from domains.docking.evaluation import evaluate_docking, figures_of, judge
+from domains.docking.evaluation import Evaluation, confidences, figures_of, judge
 from domains.docking.geometry import DockingGeometry
 from domains.docking.language import LanguageModel
+from domains.docking.networks.backbone import BackboneOptions
 from domains.docking.networks.confidence import ConfidenceNet
-from domains.docking.networks.denoiser import DockingDenoiser
+from domains.docking.networks.denoiser import DockingDenoiser, ScoreScale
 from domains.docking.networks.encoder import DockingEncoder
 from domains.docking.networks.latents import LatentInput
 from domains.docking.networks.prior import DockingPrior
@@ -30,6 +32,8 @@ from domains.docking.published import convert_files
 from domains.docking.request import DockingRequest
 from domains.docking.temperatures import PUBLISHED
 from domains.docking.write import write_poses
+
+logger = logging.getLogger("disco")
 
 
 class DockingDomain(Domain):
@@ -76,20 +80,23 @@ class DockingDomain(Domain):
 
     def dataset(self, split: str) -> DockingDataset:
         if split not in self._datasets:
-            self._datasets[split] = DockingDataset(self.model.data, split, self.language())
+            self._datasets[split] = self._read(split)
         return self._datasets[split]
+
+    def _read(self, split: str, limit: int | None = None) -> DockingDataset:
+        return DockingDataset(self.model.data, split, self.language(), self.model.quirks, limit)
 
     def geometry(self) -> DockingGeometry:
         return DockingGeometry(self.model.noise.build())
 
-    def _scale(self) -> Any:
+    def _scale(self) -> ScoreScale:
         noise = self.model.noise.build()
         return TabledNoise(noise) if self.model.noise.torsion_norms == "table" else noise
 
     def denoiser(self) -> DockingDenoiser:
         return DockingDenoiser(self._options(), self._scale(), self.latents)
 
-    def _options(self) -> Any:
+    def _options(self) -> BackboneOptions:
         dropped = self.config.latents.kind != "none" and self.config.latents.drop > 0
         return self.model.denoiser_options(self.latents.width, dropped)
 
@@ -136,9 +143,11 @@ class DockingDomain(Domain):
         complexes in turn. Without any: those of the validation split. Raises RequestError."""
         complexes: Sequence[Complex] = spec.pop("complexes", ())
         if spec:
-            complexes = DockingRequest.parse(spec).complexes(self.language())
+            complexes = DockingRequest.parse(spec).complexes(self.model.quirks, self.language())
         chosen = tuple(complexes or self.dataset("val").complexes)
         numbers = [int(i) for i in ids]
+        if spec and len(numbers) < len(chosen):
+            logger.warning("%d samples for %d ligands: the others get no pose", len(numbers), len(chosen))
         return DockingBatch(torch.tensor(numbers), chosen, tuple(i % len(chosen) for i in numbers))
 
     def evaluate(self, samples: Pose, batch: Any) -> dict[str, float]:
@@ -147,9 +156,18 @@ class DockingDomain(Domain):
             of_complex.setdefault(which, []).append(number)
         return figures_of([judge(samples, batch, numbers) for numbers in of_complex.values()])
 
-    def evaluation(self, pipeline: Pipeline, request: Request, out: Path) -> dict[str, dict[str, float]]:
+    def evaluation(
+        self, pipeline: Pipeline, request: Request, out: Path, count: int | None
+    ) -> dict[str, dict[str, float]]:
+        """Every complex of ``model.evaluation.split``, or as many as ``count`` poses are enough for."""
         config = self.model.evaluation
-        return evaluate_docking(pipeline, self.dataset(config.split), config, request, out)
+        limit = config.complexes if count is None else max(1, count // config.poses)
+        return Evaluation(pipeline, self._read(config.split, limit), config, request).run(out)
 
-    def write(self, samples: Pose, batch: Any, out: Path) -> list[Path]:
-        return write_poses(samples, batch, out)
+    def scores(self, networks: Mapping[str, nn.Module], samples: Pose, batch: Any) -> Mapping[str, Tensor]:
+        """Confidence, where the model has one: higher is better, among poses of one complex."""
+        network = networks.get("confidence")
+        return {"confidence": confidences(network, samples, batch)} if isinstance(network, ConfidenceNet) else {}
+
+    def write(self, result: Generated, out: Path) -> list[Path]:
+        return write_poses(result, out)

@@ -1,9 +1,11 @@
 """``disco evaluate`` for docking: poses of every complex of a split, ranked and judged like Table 4 of the paper."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +14,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import RequestError
+from core.errors import DataError, DiscoError, RequestError
 from core.files import write_atomically, write_text
+from core.latents import keep_all
 from core.pipeline import Pipeline, Request
-from core.types import Latents
+from core.rng import SampleStreams
+from core.types import LatentLogits, Latents
 from domains.docking.batch import DockingBatch
 from domains.docking.complex import Complex
 from domains.docking.config import EvaluationConfig
-from domains.docking.data import DockingDataset, complex_files
+from domains.docking.data import DockingDataset
 from domains.docking.metrics.poses import judge_poses
-from domains.docking.metrics.table import ComplexResult, Summary, summarise
+from domains.docking.metrics.table import ComplexResult, Row, summarise
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.pose import Pose
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
-SHOWN = ("rmsd_below_2", "rmsd_below_5", "rmsd_median", "centroid_below_2", "steric_clash", "valid")
+SHOWN = {
+    "rmsd_below_2": "% < 2 A", "rmsd_below_5": "% < 5 A", "rmsd_median": "median A",
+    "centroid_below_2": "% centre < 2 A", "steric_clash": "% clash", "valid": "% valid",
+}  # fmt: skip
 
 
 def sample_numbers(name: str, count: int) -> range:
@@ -61,67 +68,118 @@ def judge(
         raise RequestError(f"{each.name}: its true pose is not known: there is nothing to measure against")
     return judge_poses(
         each.ligand.mol, each.ligand.coordinates, np.stack([pose_positions(poses, batch, i) for i in numbers]),
-        each.receptor.protein.positions, name=each.name,
+        each.receptor.protein, name=each.name,
         confidence=None if confidence is None else confidence.cpu().double().numpy(), **about,
     )  # fmt: skip
 
 
 def figures_of(results: Sequence[ComplexResult]) -> dict[str, float]:
     """Figures of a random pose of each complex."""
-    figures = summarise(results, resamples=1).row("full", "random", "1").figures
-    return {name: figures[name].value for name in SHOWN if name in figures}
+    return _shown(summarise(results, resamples=1).row("full", "random", "1"))
 
 
-def evaluate_docking(
-    pipeline: Pipeline, dataset: DockingDataset, config: EvaluationConfig, request: Request, out: Path
-) -> dict[str, dict[str, float]]:
-    """Dock ``request.count`` poses in all, ``config.poses`` for each of the first complexes of the data set.
-
-    Writes OUT/table.md (bootstrap intervals over complexes), evaluation.json and curves.png; returns one row of figures
-    per source of latents, ranking and number of poses considered.
-    """
-    from domains.docking.metrics.render import plot, to_json, to_markdown  # brings Matplotlib with it
-
-    complexes = dataset.complexes[: max(1, request.count // config.poses)]
-    every: dict[str, list[ComplexResult]] = {}
-    rows: dict[str, dict[str, float]] = {}
-    summaries: dict[str, Summary] = {}
-    sources = config.latents if pipeline.space is not None else ("none",)
-    for source in sources:
-        results = []
-        for number, each in enumerate(complexes, start=1):
-            results.append(_dock_one(pipeline, dataset, each, config, request, source))
-            logger.info("%s latents: %d of %d complexes", source, number, len(complexes))
-        every[source], summaries[source] = results, summarise(results)
-        for row in summaries[source].groups[0].rows:
-            rows[f"{source}, {row.order} top-{row.top}"] = {k: row.figures[k].value for k in SHOWN if k in row.figures}
-    text = "\n\n".join(f"## latents: {name}\n\n{to_markdown(summary)}" for name, summary in summaries.items())
-    write_text(out / "table.md", text + "\n")
-    write_text(out / "evaluation.json", "{" + ",".join(f'"{n}": {to_json(s)}' for n, s in summaries.items()) + "}")
-    figure = plot(every)
-    write_atomically(out / "curves.png", lambda path: figure.savefig(path, format="png", dpi=120))
-    return rows
+def _shown(row: Row) -> dict[str, float]:
+    return {label: row.figures[name].value for name, label in SHOWN.items() if name in row.figures}
 
 
-def _dock_one(
-    pipeline: Pipeline, dataset: DockingDataset, each: Complex, config: EvaluationConfig, request: Request, source: str
-) -> ComplexResult:
-    batch = poses_of(each, config.poses).to(pipeline.device)
-    start = time.perf_counter()
-    latents = _latents(pipeline, batch, request, source)
-    poses, _ = pipeline.solve_in_pieces(batch, latents, request)
-    network = pipeline.networks.get("confidence")
-    confidence = confidences(network, poses, batch) if isinstance(network, ConfidenceNet) else None
-    seconds = time.perf_counter() - start
-    protein = complex_files(dataset.folder / each.name)[0] if config.pose_checks else None
-    return judge(
-        poses, batch, range(batch.size), confidence, unseen=each.name in dataset.unseen, seconds=seconds,
-        pose_checks=protein,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Evaluation:
+    """What is docked, and how: ``config.poses`` poses of every complex of the data."""
+
+    pipeline: Pipeline
+    dataset: DockingDataset
+    config: EvaluationConfig
+    request: Request
+
+    def run(self, out: Path) -> dict[str, dict[str, float]]:
+        """Write OUT/table.md (bootstrap intervals over complexes), evaluation.json (every figure of every complex) and
+        curves.png; returns one row of figures per source of latents, ranking and number of poses considered.
+
+        A complex that fails, in preparation or on the way, counts as a miss with its reason and stops no other.
+        Raises RequestError where the model lacks what the sources of latents need, DataError where nothing worked.
+        """
+        from domains.docking.metrics.render import plot, to_json, to_markdown  # brings Matplotlib with it
+
+        data, sources = self.dataset, self._sources()
+        every = {source: self._dock_all(source) for source in sources}
+        summaries = {source: summarise(results) for source, results in every.items()}
+        said = f"{len(data.names)} of {data.total} complexes"
+        tables = (f"## latents: {name}\n\n{to_markdown(summary)}" for name, summary in summaries.items())
+        write_text(out / "table.md", "\n\n".join([f"{said}, {self.config.poses} poses each", *tables]) + "\n")
+        record = {
+            "complexes": len(data.names), "of": data.total, "poses": self.config.poses,
+            "summary": {name: json.loads(to_json(summary)) for name, summary in summaries.items()},
+            "results": {name: [_plain(result) for result in results] for name, results in every.items()},
+        }  # fmt: skip
+        write_text(out / "evaluation.json", json.dumps(record, allow_nan=False))
+        figure = plot(every)
+        write_atomically(out / "curves.png", lambda path: figure.savefig(path, format="png", dpi=120))
+        rows = {}
+        for source, summary in summaries.items():
+            for row in summary.groups[0].rows:
+                name = "oracle" if row.top == "oracle" else f"{row.order} top-{row.top}"
+                rows[f"{source} {name}"] = _shown(row)
+        return rows
+
+    def _sources(self) -> Sequence[str]:
+        pipeline = self.pipeline
+        if pipeline.space is None:
+            return ("none",)
+        for source in self.config.latents:
+            part = "prior" if source == "prior" else "encoder"
+            if source != "dropped" and part not in pipeline.networks:
+                raise RequestError(f"this model has no {part}: choose other model.evaluation.latents than '{source}'")
+        return self.config.latents
+
+    def _dock_all(self, source: str) -> list[ComplexResult]:
+        data = self.dataset
+        results = [ComplexResult.failed(name, name in data.unseen, why) for name, why in data.left_out.items()]
+        for number, each in enumerate(data.complexes, start=1):
+            try:
+                results.append(self._dock_one(each, source))
+            except (DiscoError, RuntimeError) as error:
+                logger.warning("%s failed: %s", each.name, error)
+                results.append(ComplexResult.failed(each.name, each.name in data.unseen, str(error)))
+            logger.info("%s latents: %d of %d complexes", source, number, len(data.complexes))
+        if all(result.failure for result in results):
+            raise DataError(f"every complex failed; the first: {results[0].failure}")
+        return results
+
+    def _dock_one(self, each: Complex, source: str) -> ComplexResult:
+        batch = poses_of(each, self.config.poses).to(self.pipeline.device)
+        start = time.perf_counter()
+        poses, _ = self.pipeline.solve_in_pieces(batch, self._latents(batch, source), self.request)
+        network = self.pipeline.networks.get("confidence")
+        confidence = confidences(network, poses, batch) if isinstance(network, ConfidenceNet) else None
+        seconds, unseen = time.perf_counter() - start, each.name in self.dataset.unseen
+        return judge(
+            poses, batch, range(batch.size), confidence, unseen=unseen, seconds=seconds,
+            pose_checks=self.config.pose_checks,
+        )  # fmt: skip
+
+    def _latents(self, batch: DockingBatch, source: str) -> Latents | None:
+        if source in ("none", "prior"):
+            return self.pipeline.latents_for(self.request, batch)
+        space = self.pipeline.space
+        assert space is not None
+        if source == "dropped":
+            return keep_all(
+                torch.zeros(batch.size, space.count, space.codebook(batch), device=batch.ids.device)
+            ).dropped()
+        # All poses are of one complex: it is encoded once.
+        with torch.no_grad():
+            logits: LatentLogits = self.pipeline.networks["encoder"](batch.select(slice(0, 1)))
+        mask = None if logits.mask is None else logits.mask.expand(batch.size, -1)
+        wide = LatentLogits(logits.values.expand(batch.size, -1, -1), mask)
+        return keep_all(space.extract(wide, SampleStreams(self.request.seed, batch.ids, "oracle", batch.ids.device)))
 
 
-def _latents(pipeline: Pipeline, batch: DockingBatch, request: Request, source: str) -> Latents | None:
-    if source in ("none", "prior"):
-        return pipeline.latents_for(request, batch)
-    latents = pipeline.encode(batch, request.seed)
-    return latents.dropped() if source == "dropped" else latents
+def _plain(result: ComplexResult) -> dict[str, Any]:
+    """For JSON: arrays as lists, what is not finite as null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return [plain(item) for item in value.tolist()]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return {name: plain(value) for name, value in vars(result).items()}

@@ -31,6 +31,7 @@ class DockingGeometry(Geometry[Pose]):
 
     noise: DockingNoise = DockingNoise()
     flat: ClassVar[bool] = False
+    level_is_sigma: ClassVar[bool] = False
 
     def noise_level(self, t: Tensor) -> Tensor:
         return t

@@ -3,20 +3,35 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import PositiveFloat, ValidationError, model_validator
+from pydantic import BeforeValidator, PositiveFloat, ValidationError, model_validator
 
 from core.config import Section
 from core.errors import RequestError
-from domains.docking.chemistry.ligand import LigandFailure, read_ligand, read_ligands
+from domains.docking.chemistry.files import file_stem
+from domains.docking.chemistry.ligand import LigandFailure, read_coordinates, read_ligands
 from domains.docking.chemistry.pocket import Around, Box, Pocket, Sphere
 from domains.docking.chemistry.protein import read_protein
 from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.config import QuirksConfig
 from domains.docking.language import LanguageModel
 
 logger = logging.getLogger("disco")
 Triple = tuple[float, float, float]
+
+
+def _numbers(value: Any) -> Any:
+    """``1,2,3`` or ``[1, 2, 3]`` as numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        numbers = tuple(float(part) for part in value.strip("[]() ").replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise ValueError("give three numbers, such as 1.5,20,-3")
+    return numbers
 
 
 class DockingRequest(Section):
@@ -32,9 +47,9 @@ class DockingRequest(Section):
     template: str | None = None
     pocket: Path | None = None
     margin: PositiveFloat = 10.0
-    center: Triple | None = None
+    center: Annotated[Triple | None, BeforeValidator(_numbers)] = None
     radius: PositiveFloat | None = None
-    size: Triple | None = None
+    size: Annotated[Triple | None, BeforeValidator(_numbers)] = None
 
     @model_validator(mode="after")
     def _one_pocket(self) -> "DockingRequest":
@@ -47,53 +62,49 @@ class DockingRequest(Section):
 
     @staticmethod
     def parse(spec: Mapping[str, Any]) -> "DockingRequest":
-        """Raises RequestError that names what is wrong."""
+        """Values may be text, as from a command line. Raises RequestError that names what is wrong."""
         try:
-            return DockingRequest.model_validate({k: str(v) if k == "ligand" else v for k, v in spec.items()})
+            return DockingRequest.model_validate({k: str(v) if isinstance(v, Path) else v for k, v in spec.items()})
         except ValidationError as error:
             every = error.errors()
             first = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
-            name = ".".join(str(part) for part in first["loc"])
-            known = ", ".join(DockingRequest.model_fields)
+            name, known = ".".join(str(part) for part in first["loc"][:1]), ", ".join(DockingRequest.model_fields)
             what = {"extra_forbidden": f"docking takes no '{name}'; it takes: {known}", "missing": f"give the {name}"}
-            raise RequestError(what.get(first["type"], f"docking: {name or 'request'}: {first['msg']}")) from error
+            reason = first["msg"].removeprefix("Value error, ")
+            said = f"{name}: {reason}" if name else reason
+            raise RequestError(what.get(first["type"], said)) from error
 
     def region(self) -> Pocket | None:
         """The pocket that was asked for. Raises RequestError for a reference ligand without coordinates."""
         if self.pocket is not None:
-            places = read_ligand(self.pocket).coordinates
-            if places is None:
-                raise RequestError(f"{self.pocket}: the reference ligand of the pocket has no 3-D coordinates")
-            return Around(places, self.margin)
+            return Around(read_coordinates(self.pocket), self.margin)
         if self.center is None:
             return None
         return Sphere(self.center, self.radius) if self.radius is not None else Box(self.center, self.size or (0, 0, 0))
 
-    def complexes(self, language: LanguageModel | None = None) -> list[Complex]:
+    def complexes(self, quirks: QuirksConfig, language: LanguageModel | None = None) -> list[Complex]:
         """All ligands with the protein, which is prepared once. What was changed on the way, and records that cannot be
         used, are logged. Raises RequestError for a protein that cannot be used or where no ligand can."""
-        whole, pocket = read_protein(self.protein), self.region()
+        ligands = read_ligands(self.ligand, self.template, raw_chirality=quirks.raw_chirality)
+        pocket, whole = self.region(), read_protein(self.protein)
         protein = whole if pocket is None else whole.crop(pocket)
         for note in protein.notes:
             logger.info("%s: %s", self.protein.name, note)
         receptor = Receptor.of(protein, language, whole)
-        stem, found, failed = _stem(self.protein), [], []
-        for ligand in read_ligands(self.ligand, self.template):
+        stem, found, failed = file_stem(self.protein), [], []
+        for ligand in ligands:
             try:
                 if isinstance(ligand, LigandFailure):
                     raise RequestError(str(ligand))
-                found.append(make_complex(f"{stem}_{ligand.name}", receptor, ligand))
+                each = make_complex(f"{stem}_{ligand.name}", receptor, ligand, turn_double=quirks.turn_double_bonds)
             except RequestError as error:
                 failed.append(str(error))
-                logger.warning("left out: %s", error)
                 continue
-            for note in found[-1].ligand.notes:
+            found.append(each)
+            for note in each.ligand.notes:
                 logger.info("%s: %s", ligand.name, note)
         if not found:
-            raise RequestError(failed[0] if failed else f"{self.ligand}: has no ligand")
+            raise RequestError(failed[0] if len(failed) == 1 else f"{self.ligand}: no ligand can be used: {failed[:1]}")
+        for reason in failed:
+            logger.warning("left out: %s", reason)
         return found
-
-
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return Path(name).stem or "complex"

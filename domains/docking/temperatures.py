@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from domains.docking.noise import FIELDS, DockingNoise
+
 
 def _setting(*triples: tuple[float, float, float]) -> tuple[str, Mapping[str, Any]]:
     """(translation, rotation, torsion) of inverse temperature, psi and sigma_data."""
     names = ("temperature", "psi", "sigma_data")
-    fields = ("tr", "rot", "tor")
     return "low-temperature", {
-        name: dict(zip(fields, triple, strict=True)) for name, triple in zip(names, triples, strict=True)
+        name: dict(zip(FIELDS, triple, strict=True)) for name, triple in zip(names, triples, strict=True)
     }
 
 
 def _data_levels(*shares: float) -> tuple[float, float, float]:
     """sigma_data of each part, which the authors give as a share a of the way from min to max in log scale."""
-    ranges = ((0.1, 19.0), (0.03, 1.55), (0.03, 3.14))
+    ranges = [getattr(DockingNoise, name) for name in FIELDS]
     tr, rot, tor = (low ** (1 - a) * high**a for a, (low, high) in zip(shares, ranges, strict=True))
     return tr, rot, tor
 

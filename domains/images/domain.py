@@ -12,7 +12,7 @@ from core.data import TensorDataset
 from core.errors import ConfigError
 from core.flat import FlatConfig, FlatDomain
 from core.interfaces import Denoiser, DiscreteEncoder
-from core.pipeline import Pipeline, Request
+from core.pipeline import Generated, Pipeline, Request
 from core.precondition import PreconditionedDenoiser
 from core.spaces import latent_space
 from core.transformer import LatentEmbedding
@@ -144,10 +144,11 @@ class ImageDomain(FlatDomain):
     def evaluate(self, samples: FlatState, batch: Batch) -> dict[str, float]:
         return evaluate_images(self.model.data, samples["x"].float(), batch.label)
 
-    def write(self, samples: FlatState, batch: Batch, out: Path) -> list[Path]:
-        write_images(samples["x"], batch.ids.tolist(), out / "images")
-        columns = max(1, min(10, batch.size))
-        return [save_png(grid(samples["x"], columns), out / "grid.png", GRID_SCALE), out / "images"]
+    def write(self, result: Generated, out: Path) -> list[Path]:
+        images = result.state["x"]
+        write_images(images, result.batch.ids.tolist(), out / "images")
+        columns = max(1, min(10, result.batch.size))
+        return [save_png(grid(images, columns), out / "grid.png", GRID_SCALE), out / "images"]
 
     def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
         """Grids: samples; samples that share their latents; half of the latents swapped between two sources."""

@@ -13,6 +13,7 @@ from core.errors import ConfigError, DataError
 from core.files import write_atomically
 from core.flat import FlatConfig, FlatDomain
 from core.interfaces import Denoiser, DiscreteEncoder
+from core.pipeline import Generated
 from core.rng import SampleStreams
 from core.spaces import latent_space
 from core.types import Batch, FlatState
@@ -73,12 +74,12 @@ class ToyDomain(FlatDomain):
     def evaluate(self, samples: FlatState, batch: Batch) -> dict[str, float]:
         return evaluate_points(self.mixture, samples["x"])
 
-    def write(self, samples: FlatState, batch: Batch, out: Path) -> list[Path]:
+    def write(self, result: Generated, out: Path) -> list[Path]:
         path = out / "samples.npz"
 
         def save(temporary: Path) -> None:
             with temporary.open("wb") as handle:
-                np.savez(handle, x=samples["x"].cpu().numpy(), id=batch.ids.cpu().numpy())
+                np.savez(handle, x=result.state["x"].cpu().numpy(), id=result.batch.ids.cpu().numpy())
 
         write_atomically(path, save)
         return [path]

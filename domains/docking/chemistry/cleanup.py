@@ -239,9 +239,10 @@ def coordinates(mol: Chem.Mol, notes: list[str]) -> Float64[np.ndarray, "n 3"] |
 def doubts(mol: Chem.Mol) -> list[str]:
     """What a user should know about the ligand as it is used."""
     atoms = list(mol.GetAtoms())
+    metals = "metals (their coordination is not parametrised: poses around them are unreliable)"
     kinds = {
         "radical electrons": [a for a in atoms if a.GetNumRadicalElectrons()],
-        "metals": [a for a in atoms if a.GetAtomicNum() > 2 and a.GetAtomicNum() not in NON_METALS],
+        metals: [a for a in atoms if a.GetAtomicNum() > 2 and a.GetAtomicNum() not in NON_METALS],
         "isotope labels (not seen by the model)": [a for a in atoms if a.GetIsotope()],
         "unknown elements": [a for a in atoms if not a.GetAtomicNum()],
     }
@@ -255,7 +256,10 @@ def doubts(mol: Chem.Mol) -> list[str]:
         if info.specified == Chem.StereoSpecified.Unspecified
     ]
     if centres := [index for kind, index in unspecified if kind == "Atom_Tetrahedral"]:
-        notes.append(f"unspecified stereocentres: {_listed(centres)}")
+        notes.append(
+            "unspecified stereocentres (one isomer is picked at random, by the seed, for all poses):"
+            f" {_listed(centres)}"
+        )
     if bonds := [index for kind, index in unspecified if kind == "Bond_Double"]:
         notes.append(f"{len(bonds)} double bonds of unspecified E/Z")
     return notes

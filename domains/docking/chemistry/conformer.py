@@ -59,13 +59,16 @@ def ligand_conformer(ligand: Ligand, seed: int) -> tuple[Positions, tuple[str, .
     """A conformer as ``embed_conformer`` makes it, else the ligand's own coordinates, and notes on either.
 
     Raises:
-        RequestError: RDKit finds no conformer, and the input had no coordinates.
+        RequestError: RDKit finds no conformer, and the input had no coordinates; it says what to do.
     """
     try:
         positions, note = _embed(ligand.mol, seed)
     except RequestError as error:
         if ligand.coordinates is None:
-            raise
+            with rdBase.BlockLogs():
+                impossible = Chem.DetectChemistryProblems(ligand.mol)
+            advice = "correct its bonds and charges" if impossible else "give it with 3-D coordinates"
+            raise RequestError(f"{error}; {advice}") from error
         return ligand.coordinates.copy(), (f"{error}: those of the input are its conformer",)
     return positions, (note,) if note else ()
 
@@ -86,9 +89,11 @@ def _embed(mol: Chem.Mol, seed: int) -> tuple[Positions, str]:
                 if np.isfinite(positions).all():
                     return positions, note
         except (RuntimeError, ValueError) as error:
-            reason = short_reason(error)
+            wrong = [each for each in Chem.DetectChemistryProblems(mol) if each.GetType() == "AtomValenceException"]
+            number = wrong[0].GetAtomIdx() if wrong else 0
+            reason = f"atom {number + 1} has an impossible valence" if wrong else short_reason(error)
     smiles = Chem.MolToSmiles(mol)[:80]
-    raise RequestError(f"RDKit makes no conformer of the ligand {smiles} ({reason}); give it with 3-D coordinates")
+    raise RequestError(f"RDKit makes no conformer of the ligand {smiles} ({reason})")
 
 
 def _parameters(options: dict[str, bool], seed: int) -> rdDistGeom.EmbedParameters:
@@ -98,12 +103,6 @@ def _parameters(options: dict[str, bool], seed: int) -> rdDistGeom.EmbedParamete
     for name, value in {**limits, "randomSeed": number, **options}.items():
         setattr(parameters, name, value)
     return parameters
-
-
-def superposed_rmsd(moving: Positions, fixed: Positions) -> float:
-    """Root mean square deviation (Angstrom) after the best rigid superposition, atom by atom (no symmetry)."""
-    target = torch.from_numpy(fixed)
-    return float(_deviation(_superposed(torch.from_numpy(moving)[None], target), target).sqrt())
 
 
 def match_conformer(conformer: Positions, target: Positions, torsions: Torsions) -> Positions:

@@ -1,7 +1,7 @@
 """Ligands from files, SMILES or RDKit molecules: heavy atoms, sanitised, every change noted, no silent failure.
 
-Formats: SDF and MOL (V2000, V3000), MOL2, PDB or PDBQT with a SMILES template for the bond orders, SMILES lists, each
-also gzipped. The content decides what a file is; its name only where the content cannot tell.
+Formats: SDF and MOL (V2000, V3000), MOL2, PDB or PDBQT with a SMILES template for the bond orders, lists of SMILES or
+InChI, each also gzipped. The content decides what a file is; its name only where the content cannot tell.
 """
 
 import os
@@ -16,6 +16,7 @@ from rdkit import Chem, rdBase
 
 from core.errors import RequestError
 from domains.docking.chemistry import cleanup
+from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.ligand_files import Record, file_records, smiles_source
 
 MAX_HEAVY_ATOMS = 500
@@ -69,15 +70,15 @@ def read_ligands(
     """Ligands of a file or of one SMILES string, one per record, read as they are asked for.
 
     Args:
-        source: a path, or a SMILES (``"CCO ethanol"`` names it) where no such file exists.
+        source: a path, or a SMILES (``"CCO ethanol"`` names it) or InChI where no such file exists.
         template: SMILES whose bond orders and charges the 3-D input gets; PDB and PDBQT, which have none, need it.
         max_heavy_atoms: larger ligands fail.
         raw_chirality: keep the tags that RDKit sets on all tetrahedral atoms of 3-D files, even CH2 and CH3 with
             hydrogens, as the authors' preparation did. Needed only to repeat their features: the tags depend on the
             order of atoms in the file. Otherwise only true stereocentres are tagged, so all formats give one graph.
 
-    A record that cannot be used comes as a ``LigandFailure`` and the rest goes on. Names are the titles, else the stem
-    of the file, with ``_2``, ``_3`` ... where one would come twice.
+    A record that cannot be used comes as a ``LigandFailure`` and the rest goes on. Names are the titles, else the
+    ``file_stem``, with ``_2``, ``_3`` ... where one would come twice.
 
     Raises:
         RequestError: (at the call) the source is no file and no SMILES, or of no known format; the template is wrong.
@@ -89,7 +90,9 @@ def read_ligands(
         if os.path.isdir(text):
             raise RequestError(f"{text}: a folder; give one ligand file")
         if os.path.exists(text):
-            records, stem = file_records(path, frame is not None), _stem(path)
+            kind, records = file_records(path)
+            _check_template(kind, path, frame is not None)
+            stem = file_stem(path)
         else:
             records, stem = iter([smiles_source(source)]), "ligand"
     return _ligands(records, text, stem, frame, max_heavy_atoms, raw_chirality)
@@ -152,6 +155,47 @@ def ligand_from_mol(
     return Ligand(name, mol, coordinates, tuple(said))
 
 
+def read_coordinates(path: str | Path) -> Float64[np.ndarray, "n 3"]:
+    """Heavy-atom positions [n, 3] (Angstrom) of the first record of a ligand file with 3-D coordinates.
+
+    Bonds are not looked at, so nothing is sanitised and a PDB or PDBQT file needs no template: for reference ligands
+    that say where a pocket is.
+
+    Raises:
+        RequestError: the file or its first record cannot be read, is a protein, or has no 3-D coordinates.
+    """
+    path = Path(path)
+    try:
+        with rdBase.BlockLogs():
+            kind, records = file_records(path)
+            if kind == "protein":
+                raise RequestError("looks like a protein; give the reference ligand alone")
+            record = next(records, None)
+            if record is None:
+                raise RequestError("has no ligand record")
+            mol = cleanup.one_conformer(record.parse()[0], [])
+            places = cleanup.coordinates(mol, [])
+    except (RequestError, *RDKIT_ERRORS) as error:
+        reason = cleanup.short_reason(error)
+        raise RequestError(reason if reason.startswith(f"{path}: ") else f"{path}: {reason}") from error
+    heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    if places is None or not heavy:
+        raise RequestError(f"{path}: has no 3-D coordinates of heavy atoms")
+    return places[heavy]
+
+
+def _check_template(kind: str, path: Path, has_template: bool) -> None:
+    """Raises RequestError where a template is needed and not given, or the other way round."""
+    if kind == "smiles" and has_template:
+        raise RequestError(f"{path}: a template needs 3-D input, not SMILES")
+    if kind == "protein" and not has_template:
+        raise RequestError(
+            f"{path}: looks like a protein, not a ligand; for a ligand inside it, give that ligand's SMILES as template"
+        )
+    if kind == "pdb" and not has_template:
+        raise RequestError(f"{path}: a PDB or PDBQT file has no bond orders; give the SMILES of the ligand as template")
+
+
 def _ligands(
     records: Iterator[Record],
     source: str,
@@ -180,8 +224,3 @@ def _unique(name: str, taken: dict[str, int]) -> str:
         new = f"{name}_{taken[name]}"
     taken[new] = 1
     return new
-
-
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return Path(name).stem or name

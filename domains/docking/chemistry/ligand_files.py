@@ -1,4 +1,4 @@
-"""Ligand files cut into records: SDF and MOL (V2000, V3000), MOL2, PDB and PDBQT, SMILES lists, plain or gzipped.
+"""Ligand files cut into records: SDF and MOL (V2000, V3000), MOL2, PDB and PDBQT, SMILES and InChI lists, also gzipped.
 
 The content decides what a file is; its name only where the content cannot tell.
 """
@@ -14,9 +14,11 @@ from pathlib import Path
 from rdkit import Chem
 
 from core.errors import RequestError
+from domains.docking.chemistry.files import SNIFFED_BYTES, check_content
 
 KNOWN_ENDINGS = (".sdf", ".sd", ".mol", ".mdl", ".mol2", ".smi", ".smiles", ".pdb", ".ent", ".pdbqt", ".cif", ".gz")
-SNIFFED_BYTES = 1 << 16
+INCHI = "InChI="
+PROTEIN_RESIDUES = 20  # more C-alphas than a peptide to be docked has
 AUTODOCK_TYPES = {"A": "C", "HD": "H", "HS": "H", "NA": "N", "NS": "N", "OA": "O", "OS": "O", "SA": "S"}
 
 Parsed = tuple[Chem.Mol, list[str]]  # unsanitised molecule, notes
@@ -30,8 +32,12 @@ class Record:
     parse: Callable[[], Parsed]
 
 
-def file_records(path: Path, has_template: bool) -> Iterator[Record]:
-    """Records of a file; its format is found now, the records are read later."""
+def file_records(path: Path) -> tuple[str, Iterator[Record]]:
+    """Format of a file, found now, and its records, which are read later.
+
+    The format is sdf, mol2, smiles (or InChI), pdb, or protein for a PDB file that looks like one.
+    Raises RequestError for a file that cannot be read or is in no known format.
+    """
     try:
         with path.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
@@ -40,12 +46,8 @@ def file_records(path: Path, has_template: bool) -> Iterator[Record]:
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
     kind = _format(head, path)
-    if kind == "pdb" and not has_template:
-        raise RequestError(f"{path}: a PDB or PDBQT file has no bond orders; give the SMILES of the ligand as template")
-    if kind == "smiles" and has_template:
-        raise RequestError(f"{path}: a template needs 3-D input, not SMILES")
     encoding = "utf-8" if _is_utf8(head) else "latin-1"
-    return _read_records(path, zipped, kind, encoding)
+    return kind, _read_records(path, zipped, kind, encoding)
 
 
 def _open(path: Path, zipped: bool) -> BufferedIOBase:
@@ -75,45 +77,43 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def _format(head: bytes, path: Path) -> str:
-    """sdf, mol2, pdb or smiles."""
+    check_content(head, path, "a molecule")
     text = head.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
     start = text.lstrip()
     ending = Path(path.name.removesuffix(".gz")).suffix.lower()
-    wrong = ""
-    if not start:
-        wrong = "is empty"
-    elif re.match(r"<(!doctype|html|\?xml|head|body|[a-z]+>)", start, re.IGNORECASE):
-        wrong = "is an HTML or XML page (a failed download?), not a molecule"
-    elif head.startswith((b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
-        wrong = "is an archive; unpack it first (only gzip is read as it is)"
-    elif "\0" in text:
-        wrong = "is a binary file, not a molecule"
-    elif re.match(r"data_\S", start):
-        wrong = "is a CIF file; convert the ligand to SDF"
-    if wrong:
-        raise RequestError(f"{path}: {wrong}")
+    if re.match(r"data_\S", start):
+        protein = "looks like a protein, not a ligand" if re.search(r"^_entity_poly|^_atom_site\.", text, re.M) else ""
+        raise RequestError(f"{path}: {protein or 'is a CIF file; convert the ligand to SDF'}")
     if "@<TRIPOS>MOLECULE" in text:
         return "mol2"
     if re.search(r"V[23]000[ \t]*$|^M  END|^\$\$\$\$", text, re.MULTILINE):
         return "sdf"
+    if _looks_like_protein(text):
+        return "protein"
     if re.search(r"^(ATOM  |HETATM)", text, re.MULTILINE):
         return "pdb"
     by_name = {".sdf": "sdf", ".sd": "sdf", ".mol": "sdf", ".mdl": "sdf", ".smi": "smiles", ".smiles": "smiles"}
     if ending in by_name:
         return by_name[ending]
     first = next((line for line in start.splitlines() if not _is_heading(line)), "")
-    if first and Chem.MolFromSmiles(first.split()[0], sanitize=False) is not None:
+    if first and (first.startswith(INCHI) or Chem.MolFromSmiles(first.split()[0], sanitize=False) is not None):
         return "smiles"
-    raise RequestError(f"{path}: is in no known ligand format (SDF, MOL, MOL2, PDB, SMILES)")
+    raise RequestError(f"{path}: is in no known ligand format (SDF, MOL, MOL2, PDB, SMILES, InChI)")
+
+
+def _looks_like_protein(text: str) -> bool:
+    """A PDB file with a sequence (before its atoms) or with many C-alphas."""
+    traces = re.findall(r"^ATOM  .{6} CA ", text, re.MULTILINE)
+    return len(traces) > PROTEIN_RESIDUES or re.search(r"^SEQRES +1 ", text, re.MULTILINE) is not None
 
 
 def _read_records(path: Path, zipped: bool, kind: str, encoding: str) -> Iterator[Record]:
-    splitters = {"sdf": _sdf_records, "mol2": _mol2_records, "pdb": _pdb_records, "smiles": _smiles_records}
+    splitters = {"sdf": _sdf_records, "mol2": _mol2_records, "smiles": _smiles_records}
     with _open(path, zipped) as file:
         rows = (row for line in file for row in line.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"))
         lines = (row.decode(encoding, "replace") for row in rows)
         try:
-            yield from splitters[kind](line.removeprefix("\ufeff") for line in lines)
+            yield from splitters.get(kind, _pdb_records)(line.removeprefix("\ufeff") for line in lines)
         except (EOFError, zlib.error, OSError) as error:
             yield _broken(f"the file is damaged or was cut short: {error}")
 
@@ -237,6 +237,8 @@ def _smiles_record(line: str) -> Record:
     full = f"{smiles} {extension[1]}" if extension else smiles
 
     def parse() -> Parsed:
+        if smiles.startswith(INCHI):
+            return _from_inchi(smiles)
         mol = Chem.MolFromSmiles(full, sanitize=False)
         if mol is None:
             raise RequestError(f"cannot parse SMILES {smiles!r}")
@@ -246,8 +248,28 @@ def _smiles_record(line: str) -> Record:
     return Record(title, parse)
 
 
+def _from_inchi(inchi: str) -> Parsed:
+    """Molecule of an InChI. RDKit puts the mobile hydrogen of an amide on the oxygen; it is put back on the nitrogen."""
+    mol = Chem.MolFromInchi(inchi)  # type: ignore[no-untyped-call]
+    if mol is None:
+        raise RequestError(f"cannot parse InChI {inchi!r}")
+    imidic_acid = Chem.MolFromSmarts("[OX2H1,SX2H1][CX3]=[NX2]")
+    for oxygen, carbon, nitrogen in mol.GetSubstructMatches(imidic_acid):
+        double = mol.GetBondBetweenAtoms(carbon, nitrogen)
+        double.SetStereo(Chem.BondStereo.STEREONONE)
+        double.SetBondType(Chem.BondType.SINGLE)
+        mol.GetBondBetweenAtoms(oxygen, carbon).SetBondType(Chem.BondType.DOUBLE)
+        for index in (oxygen, nitrogen):
+            atom = mol.GetAtomWithIdx(index)
+            atom.SetNoImplicit(False)
+            atom.SetNumExplicitHs(0)
+    Chem.SanitizeMol(mol)
+    mobile = "(H" in inchi
+    return mol, ["an InChI leaves the tautomer open: the one taken may not be the one meant"] if mobile else []
+
+
 def smiles_source(source: str | Path) -> Record:
-    """The record of a SMILES given as text. Raises RequestError where it is none, or looks like a missing file."""
+    """The record of a SMILES or InChI given as text. Raises RequestError where it is neither, or a missing file."""
     text = str(source)
     if isinstance(source, Path) or text.lower().endswith(KNOWN_ENDINGS):
         raise RequestError(f"{text}: no such file")
@@ -255,5 +277,5 @@ def smiles_source(source: str | Path) -> Record:
     try:
         record.parse()
     except RequestError as error:
-        raise RequestError(f"{text!r} is neither an existing file nor a SMILES that RDKit can parse") from error
+        raise RequestError(f"{text!r} is neither an existing file nor a SMILES or InChI that RDKit reads") from error
     return record

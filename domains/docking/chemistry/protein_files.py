@@ -20,11 +20,11 @@ from Bio.PDB.MMCIFParser import MMCIFParser
 from Bio.PDB.PDBParser import PDBParser
 
 from core.errors import RequestError
+from domains.docking.chemistry.files import check_content
 from domains.docking.chemistry.monomers import AtomRow
 
 MAX_BYTES = 1 << 30
 MAX_BIOPYTHON_CIF_ATOMS = 50_000  # a matter of seconds
-PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"\x1f\x9d", b"Rar!")
 BIOPYTHON_COLUMNS = (
     *("group_PDB", "id", "type_symbol", "label_atom_id", "label_alt_id", "label_comp_id", "auth_asym_id"),
     *("auth_seq_id", "pdbx_PDB_ins_code", "Cartn_x", "Cartn_y", "Cartn_z", "occupancy", "B_iso_or_equiv"),
@@ -82,26 +82,8 @@ def _text(path: Path) -> str:
         raise RequestError(f"{path}: is larger than 1 GiB; give the protein alone")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         content = content.decode("utf-16", "replace").encode()
-    _check_kind(content, path)
+    check_content(content, path, "a PDB or mmCIF file")
     return content.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _check_kind(content: bytes, path: Path) -> None:
-    head = content[: 1 << 16]
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().decode("latin-1")
-    wrong = ""
-    if not content.strip():
-        wrong = "is empty"
-    elif re.match(r"<(!doctype|html|\?xml|head|body|[a-z:]+>)", start, re.IGNORECASE):
-        wrong = "is an HTML or XML page (a failed download?), not a PDB or mmCIF file"
-    elif head.startswith(PACKED) or head[257:262] == b"ustar":
-        wrong = "is an archive; unpack it first (only gzip is read as it is)"
-    elif b"\0" in head:
-        wrong = "is a binary file (BinaryCIF and MMTF are not read); give PDB or mmCIF"
-    elif start.startswith("{"):
-        wrong = "is a JSON file, not a PDB or mmCIF file"
-    if wrong:
-        raise RequestError(f"{path}: {wrong}")
 
 
 def _is_cif(text: str, path: Path) -> bool:

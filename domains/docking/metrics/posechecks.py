@@ -1,7 +1,7 @@
 """Physical plausibility of docked poses by PoseBusters (Buttenschoen et al. 2024, https://doi.org/10.1039/D3SC04185A)."""
 
+import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxtyping import Bool
 from rdkit import Chem
 
 from core.errors import DataError, RequestError
+from domains.docking.chemistry.pdb_block import pdb_block
+from domains.docking.chemistry.protein import Protein
 
 
 @dataclass(frozen=True)
@@ -27,27 +29,28 @@ class PoseChecks:
 
 
 def check_poses(
-    mol: Chem.Mol, protein: Path | None = None, reference: Chem.Mol | None = None, fast: bool = False
+    mol: Chem.Mol, protein: Protein | None = None, reference: Chem.Mol | None = None, fast: bool = False
 ) -> PoseChecks:
     """PoseBusters checks of every conformer of ``mol``, which is taken in the frame of the protein.
 
     Args:
         mol: predicted ligand; one conformer is one pose (Angstrom).
-        protein: PDB file; without one only the ligand itself is checked (PoseBusters ``mol``, else ``dock``).
+        protein: as it was read: its heavy atoms, and nothing else of its file, are what poses may clash with; without
+            one only the ligand itself is checked (PoseBusters ``mol``, else ``dock``).
         reference: ligand in its true pose; adds identity, chirality and RMSD checks (``redock``); needs a protein.
         fast: leave out the internal energy, which embeds 50 conformers (the ``_fast`` settings).
 
     A broken pose (not finite, or one on which PoseBusters itself fails) fails its checks and is named in ``errors``.
     Raises RequestError where PoseBusters is not installed or the request has no pose or a reference but no protein,
-    DataError where the protein cannot be read.
+    DataError where RDKit does not take the protein.
     """
     if mol.GetNumConformers() == 0:
         raise RequestError("the ligand has no pose to check: add its predicted coordinates as conformers")
     if reference is not None and protein is None:
-        raise RequestError("checks against a reference pose need the protein as well: give its PDB file")
+        raise RequestError("checks against a reference pose need the protein as well: give it too")
     kind = "mol" if protein is None else "dock" if reference is None else "redock"
     buster = _buster(f"{kind}_fast" if fast else kind)
-    receptor = None if protein is None else _read_protein(protein)
+    receptor = None if protein is None else _receptor(protein)
     outcomes = [_check_one(buster, pose, reference, receptor) for pose in _split(mol)]
     names = next((tuple(row) for row, _ in outcomes if row), ("loaded",))
     passed = np.array([[row.get(name, False) for name in names] for row, _ in outcomes], dtype=bool)
@@ -62,17 +65,15 @@ def _buster(config: str) -> Any:
         from posebusters import PoseBusters
     except ImportError as error:
         raise RequestError("pose checks need PoseBusters: pip install 'disco-diff[docking]'") from error
+    logging.getLogger("posebusters").setLevel(logging.WARNING)  # it tells its configuration at every start
     return PoseBusters(config=config)
 
 
-def _read_protein(path: Path) -> Chem.Mol:
-    mol = (
-        Chem.MolFromPDBFile(str(path), sanitize=False, removeHs=False, proximityBonding=False)
-        if path.exists()
-        else None
-    )
-    if mol is None or mol.GetNumAtoms() == 0:
-        raise DataError(f"{path}: no protein could be read for the pose checks; give a PDB file with atoms")
+def _receptor(protein: Protein) -> Chem.Mol:
+    mol = Chem.MolFromPDBBlock(pdb_block(protein), sanitize=False, removeHs=False, proximityBonding=False)
+    read = 0 if mol is None else mol.GetNumAtoms()
+    if read == 0 or read != protein.n_atoms:
+        raise DataError(f"RDKit takes {read} of the {protein.n_atoms} atoms of the protein: no pose can be checked")
     return mol
 
 

@@ -1,13 +1,13 @@
 """The poses of one complex, judged: from coordinates to the figures that the table of a test set is made of."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 from rdkit import Chem
 
 from core.errors import DataError, RequestError
+from domains.docking.chemistry.protein import Protein
 from domains.docking.metrics.contacts import centroid_distance, protein_distance, self_distance
 from domains.docking.metrics.posechecks import check_poses
 from domains.docking.metrics.rmsd import symmetry_rmsd
@@ -18,14 +18,14 @@ def judge_poses(
     mol: Chem.Mol,
     reference: Float[np.ndarray, "n 3"],
     poses: Float[np.ndarray, "p n 3"],
-    protein_positions: Float[np.ndarray, "a 3"],
+    protein: Protein,
     *,
     name: str,
     confidence: Float[np.ndarray, " _"] | None = None,
     unseen: bool = False,
     seconds: float | None = None,
     time_limit: float = 10.0,
-    pose_checks: Path | None = None,
+    pose_checks: bool = False,
 ) -> ComplexResult:
     """Every figure of every pose; what goes wrong is named in ``failure`` (whole complex) or ``problems`` (poses).
 
@@ -33,12 +33,12 @@ def judge_poses(
         mol: the ligand, sanitised, heavy atoms only; its atom order is that of all coordinates.
         reference: true pose, Angstrom.
         poses: predicted poses, Angstrom, in the order sampled.
-        protein_positions: heavy atoms of the protein, Angstrom, for clashes.
+        protein: in the frame of the poses; clashes are with its heavy atoms, here and in PoseBusters.
         name, confidence, unseen, seconds: as in ``ComplexResult``.
         time_limit: seconds for the symmetries of the ligand; past it the RMSDs are NaN.
-        pose_checks: PDB file of the protein, in the same frame, for PoseBusters (about a second per pose, and up to a
-            minute once per ligand for its strain energy); None leaves validity out. A pose that could not be checked
-            is not valid.
+        pose_checks: run PoseBusters (about a second per pose, and up to a minute once per ligand for its strain
+            energy). Validity stays None where it could check no pose of the complex; beside others that were checked, a
+            pose that it failed on, or whose coordinates are not finite, is not valid.
 
     Raises RequestError only where PoseBusters is asked for and not installed: no complex could be judged then.
     """
@@ -50,7 +50,7 @@ def judge_poses(
             name,
             rmsd.values,
             centroid_distance(reference, poses),
-            protein_distance(poses, protein_positions),
+            protein_distance(poses, protein.positions),
             self_distance(poses),
             confidence,
             unseen,
@@ -59,23 +59,25 @@ def judge_poses(
         )
     except (RequestError, DataError) as error:
         return ComplexResult.failed(name, unseen, str(error), seconds)
-    if pose_checks is None:
+    if not pose_checks:
         return result
-    valid, problems = _validity(mol, reference, poses, pose_checks)
+    valid, problems = _validity(mol, reference, poses, protein)
     return replace(result, valid=valid, problems=result.problems + problems)
 
 
 def _validity(
-    mol: Chem.Mol, reference: Float[np.ndarray, "n 3"], poses: Float[np.ndarray, "p n 3"], protein: Path
-) -> tuple[Bool[np.ndarray, " p"], tuple[str, ...]]:
-    """PB-validity of every pose, and what could not be checked."""
+    mol: Chem.Mol, reference: Float[np.ndarray, "n 3"], poses: Float[np.ndarray, "p n 3"], protein: Protein
+) -> tuple[Bool[np.ndarray, " p"] | None, tuple[str, ...]]:
+    """PB-validity of every pose, None where no finite pose could be checked, and what could not be checked."""
     try:
         # With the reference, so that an inverted stereocentre is found as well.
         checks = check_poses(with_poses(mol, poses), protein, with_poses(mol, reference[None]))
     except DataError as error:
-        return np.zeros(len(poses), dtype=bool), (f"PoseBusters: {error}",)
+        return None, (f"PoseBusters: {error}",)
+    finite = np.isfinite(poses).all(axis=(1, 2))
+    checked = np.array([error is None for error in checks.errors])
     reasons = [f"PoseBusters: pose {number}: {error}" for number, error in enumerate(checks.errors, 1) if error]
-    return checks.valid, tuple(reasons)
+    return (checks.valid if checked.any() or not finite.any() else None), tuple(reasons)
 
 
 def with_poses(mol: Chem.Mol, poses: Float[np.ndarray, "p n 3"]) -> Chem.Mol:

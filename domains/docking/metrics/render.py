@@ -1,4 +1,4 @@
-"""The table of a test set as text, Markdown or JSON, and the curves beside it."""
+"""The table of a test set as Markdown or JSON, and the curves beside it."""
 
 import json
 import math
@@ -13,17 +13,9 @@ from domains.docking.metrics.contacts import CLASH
 from domains.docking.metrics.table import LABELS, ComplexResult, Interval, Order, Summary, most_poses, success_curve
 
 
-def to_text(summary: Summary, bounds: bool = True) -> str:
-    """Aligned plain text; ``bounds=False`` leaves the intervals out."""
-    cells = _cells(summary, bounds)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*lines, *_notes(summary)])
-
-
-def to_markdown(summary: Summary, bounds: bool = True) -> str:
-    """A Markdown table and its notes."""
-    cells = _cells(summary, bounds)
+def to_markdown(summary: Summary) -> str:
+    """A Markdown table with intervals, and its notes."""
+    cells = _cells(summary)
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join(
         [lines[0], "|" + " --- |" * len(cells[0]), *lines[1:], "", *(f"- {note}" for note in _notes(summary))]
@@ -61,21 +53,21 @@ def plot(models: Mapping[str, Sequence[ComplexResult]], limit: float = 10.0) -> 
     return figure
 
 
-def _cells(summary: Summary, bounds: bool) -> list[list[str]]:
+def _cells(summary: Summary) -> list[list[str]]:
     """Header and rows as text: columns are the figures that any row has."""
     rows = [(group, row) for group in summary.groups for row in group.rows]
     keys = [key for key in LABELS if any(key in row.figures for _, row in rows)]
     cells = [["complexes", "poses", "top", *(LABELS[key] for key in keys), "seconds"]]
     for group, row in rows:
-        figures = [_text(row.figures.get(key), bounds) for key in keys]
-        cells.append([f"{group.name} ({group.complexes})", row.order, row.top, *figures, _text(group.seconds, bounds)])
+        figures = [_text(row.figures.get(key)) for key in keys]
+        cells.append([f"{group.name} ({group.complexes})", row.order, row.top, *figures, _text(group.seconds)])
     return cells
 
 
-def _text(interval: Interval | None, bounds: bool) -> str:
+def _text(interval: Interval | None) -> str:
     if interval is None:
         return "-"
-    return f"{interval.value:.1f}" + (f" [{interval.low:.1f}, {interval.high:.1f}]" if bounds else "")
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def _notes(summary: Summary) -> list[str]:
@@ -84,10 +76,16 @@ def _notes(summary: Summary) -> list[str]:
         " (all counted as misses)"
         for group in summary.groups
     ]
+    checked = any("valid" in row.figures for group in summary.groups for row in group.rows)
+    counts += [
+        f"{group.name}: PoseBusters could check no pose of {group.unchecked} complexes (left out of its columns)"
+        for group in summary.groups
+        if checked and group.unchecked
+    ]
     missing = [] if any(group.name == "unseen" for group in summary.groups) else ["no complex has an unseen receptor"]
     about = (
         f"[95 % percentile bootstrap over complexes, {summary.resamples} resamples, seed {summary.seed}]; Angstrom; "
-        "random: mean over all subsets of k poses; first: the authors' first k; confidence: the k ranked highest; "
+        "random: mean over all subsets of k poses; confidence: the k ranked highest; "
         f"clash and self-intersection: under {CLASH} A, among the poses measured"
     )
     return [*counts, *missing, about]

@@ -11,12 +11,12 @@ Pure NumPy: the time limit holds in any thread, on any platform, without signals
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rdkit import Chem
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -34,16 +34,6 @@ class RMSDResult:
 
     values: Float[np.ndarray, " p"]
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class AtomMapping:
-    """``order`` [n]: atom i of the molecule is atom ``order[i]`` of the reference, so ``reference_positions[order]``
-    has the molecule's atom order. ``note`` names what had to be ignored to match (bond orders, stereo), or None.
-    """
-
-    order: Int[np.ndarray, " n"]
-    note: str | None = None
 
 
 def symmetry_rmsd(
@@ -83,34 +73,6 @@ def symmetry_rmsd(
         ligand = f"ligand {name}" if name else "the ligand"
         reasons.append(f"symmetries of {ligand} ({count} atoms) not resolved within {time_limit:g} s")
     return RMSDResult(values, "; ".join(reasons) or None)
-
-
-def map_onto(reference_mol: Chem.Mol, mol: Chem.Mol) -> AtomMapping:
-    """Where every atom of ``mol`` stands in ``reference_mol``: the same ligand read from a file in another order.
-
-    Tried in turn: with stereo; without stereo; elements and connectivity alone, which ignores bond orders, aromaticity,
-    charges and hydrogen counts (``note`` says which; as always in RDKit, an atom of ``mol`` without charge or stereo
-    matches one with it, unnoted). Any one of several symmetric answers is as good as another:
-    ``symmetry_rmsd`` is the same for all of them. Raises RequestError where even the elements and bonds differ.
-    """
-    sizes = [(each.GetNumAtoms(), each.GetNumBonds()) for each in (reference_mol, mol)]
-    attempts: list[tuple[Callable[[], Sequence[int]], str | None]] = [
-        (lambda: reference_mol.GetSubstructMatch(mol, useChirality=True), None),
-        (lambda: reference_mol.GetSubstructMatch(mol), "stereo ignored"),
-        (
-            lambda: _skeleton(reference_mol).GetSubstructMatch(_skeleton(mol)),
-            "bond orders, charges and stereo ignored",
-        ),
-    ]
-    if sizes[0] == sizes[1]:
-        for attempt, note in attempts:
-            if order := attempt():
-                return AtomMapping(np.array(order), note)
-    raise RequestError(
-        f"the reference ligand ({sizes[0][0]} atoms, {sizes[0][1]} bonds) is not"
-        f" the docked ligand ({sizes[1][0]} atoms, {sizes[1][1]} bonds): elements or bonds differ;"
-        " give the same molecule, with hydrogens removed from both"
-    )
 
 
 class _OutOfTimeError(Exception):
@@ -237,15 +199,3 @@ def _check_request(mol: Chem.Mol, reference: np.ndarray, poses: np.ndarray) -> N
         )
     if not np.isfinite(reference).all():
         raise RequestError("the reference pose has coordinates that are not finite: give a complete crystal pose")
-
-
-def _skeleton(mol: Chem.Mol) -> Chem.Mol:
-    """Elements and connectivity alone."""
-    bare = Chem.RWMol()
-    for atom in mol.GetAtoms():
-        plain = Chem.Atom(atom.GetAtomicNum())
-        plain.SetNoImplicit(True)
-        bare.AddAtom(plain)
-    for bond in mol.GetBonds():
-        bare.AddBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), Chem.BondType.SINGLE)
-    return bare.GetMol()

@@ -6,13 +6,13 @@ all speak of the same poses:
 
 - ``random`` top-k: the pose of least RMSD among k poses drawn at random without replacement, averaged over all subsets
   in closed form. With m of P poses under 2 A its success is 1 - C(P-m, k)/C(P, k): unbiased whatever their order.
-- ``first`` top-k (the authors' evaluate.py): the best of the first k; for k = 1 the authors average over all poses.
 - ``confidence`` top-k: the best of the k poses of highest confidence.
 - ``oracle``: the best of all poses.
 
 A complex that failed, or a pose whose RMSD could not be found (NaN), is a miss in every percentage of success and
 infinitely far in every quartile (the authors write 10,000 A). Clashes are shares of the poses that were measured, so a
-failed complex has no say in them; it is never PB-valid.
+failed complex has no say in them; it is never PB-valid. A complex whose poses PoseBusters could not check says nothing
+about validity.
 """
 
 import math
@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from core.errors import DataError, RequestError
 from domains.docking.metrics.contacts import CLASH
 
-Order = Literal["random", "first", "confidence"]
+Order = Literal["random", "confidence"]
 TOP = (1, 5, 10)
 QUARTILES = {"rmsd_p25": 0.25, "rmsd_median": 0.5, "rmsd_p75": 0.75}
 LABELS = {
@@ -46,7 +46,8 @@ class ComplexResult:
     ``rmsd`` [P] symmetry-corrected, Angstrom, NaN where it could not be found; ``centroid`` [P] distance of centroids;
     ``min_protein_distance``, ``min_self_distance`` [P] Angstrom; ``confidence`` [P], higher is better, or None;
     ``unseen``: the receptor is not in the training set; ``seconds`` for all poses; ``failure``: why the complex failed
-    altogether (poses are ignored then), or None; ``valid`` [P]: PoseBusters, or None where it was not run;
+    altogether (poses are ignored then), or None; ``valid`` [P]: PoseBusters, or None where it was not or could not be
+    run;
     ``problems``: what could not be measured on single poses and why.
     Raises DataError for unequal lengths, or no poses without a failure.
     """
@@ -102,6 +103,7 @@ class Group:
     """Rows over all complexes (``full``) or those with receptors not trained on (``unseen``).
 
     ``failures`` complexes gave no poses; ``unmeasured`` poses of the others have no RMSD. Both count as misses.
+    ``unchecked`` complexes have poses without validity: they are left out of its figures.
     ``seconds``: mean over the complexes that were timed, None if none was.
     """
 
@@ -109,6 +111,7 @@ class Group:
     complexes: int
     failures: int
     unmeasured: int
+    unchecked: int
     seconds: Interval | None
     rows: tuple[Row, ...]
 
@@ -142,17 +145,11 @@ def selection_weights(
     distance = np.where(np.isnan(rmsd), np.inf, rmsd)
     if order == "random" or k == count:
         return _best_of_random(distance, k)
-    if order == "first":
-        return np.full(count, 1 / count) if k == 1 else _best_within(distance, np.arange(k))
     if confidence is None:
         raise RequestError("ordering by confidence needs a confidence for every pose: rank the poses or use `random`")
     ranking = np.argsort(-np.where(np.isnan(confidence), -np.inf, confidence), kind="stable")
-    return _best_within(distance, ranking[:k])
-
-
-def _best_within(distance: np.ndarray, members: np.ndarray) -> np.ndarray:
-    weights = np.zeros(len(distance))
-    weights[members] = _best_of_random(distance[members], len(members))
+    weights = np.zeros(count)
+    weights[ranking[:k]] = _best_of_random(distance[ranking[:k]], k)
     return weights
 
 
@@ -165,23 +162,20 @@ def _best_of_random(distance: np.ndarray, k: int) -> np.ndarray:
     return (total / np.bincount(level))[level]
 
 
-def summarise(
-    results: Sequence[ComplexResult], seed: int = 0, resamples: int = 10000, subsets: Literal["all", "first"] = "all"
-) -> Summary:
+def summarise(results: Sequence[ComplexResult], seed: int = 0, resamples: int = 10000) -> Summary:
     """Every figure of the table with its interval.
 
     Complexes are resampled with replacement, the same ones for every figure of a group, in the order of their names:
     the result does not depend on the order given, and two models on the same complexes meet the same resamples.
-    ``subsets="first"`` gives the authors' figures in place of the unbiased ones for poses without confidence.
     Quartiles are the least RMSD at which the distribution reaches 25, 50, 75 %; inf where too many complexes failed.
     Percentile intervals shrink to a point for a share of exactly 0 or 100 %: that is no certainty.
-    Raises DataError for two complexes of one name, or confidence or validity on some only; RequestError for no complex
-    or no resample.
+    Raises DataError for two complexes of one name, or confidence on some only; RequestError for no complex or no
+    resample.
     """
     if resamples < 1:
         raise RequestError(f"{resamples} resamples give no interval: ask for at least 1, for a table thousands")
     ordered = _checked(results)
-    kinds: list[Order] = ["random" if subsets == "all" else "first"]
+    kinds: list[Order] = ["random"]
     if any(each.confidence is not None for each in ordered):
         kinds.append("confidence")
     groups = [_group("full", ordered, kinds, seed, resamples)]
@@ -198,14 +192,11 @@ def _checked(results: Sequence[ComplexResult]) -> list[ComplexResult]:
         if first.name == second.name:
             raise DataError(f"two results are named {first.name}: give every complex a name of its own")
     done = [each for each in ordered if each.failure is None]
-    for what, missing in (
-        ("confidence", [each.name for each in done if each.confidence is None]),
-        ("PoseBusters validity", [each.name for each in done if each.valid is None]),
-    ):
-        if missing and len(missing) < len(done):
-            raise DataError(
-                f"{len(missing)} complexes have no {what} ({missing[0]}, ...) but others have: give it for all or none"
-            )
+    missing = [each.name for each in done if each.confidence is None]
+    if missing and len(missing) < len(done):
+        raise DataError(
+            f"{len(missing)} complexes have no confidence ({missing[0]}, ...) but others have: give it for all or none"
+        )
     return ordered
 
 
@@ -223,7 +214,8 @@ def _group(name: str, results: Sequence[ComplexResult], kinds: Sequence[Order], 
     timed = _mean_interval(np.nan_to_num(times), np.isfinite(times).astype(float), draws)
     failures = sum(each.failure is not None for each in results)
     unmeasured = sum(int(np.isnan(each.rmsd).sum()) for each in results if each.failure is None)
-    return Group(name, count, failures, unmeasured, timed, tuple(rows))
+    unchecked = sum(each.valid is None for each in results if each.failure is None)
+    return Group(name, count, failures, unmeasured, unchecked, timed, tuple(rows))
 
 
 def _row(results: Sequence[ComplexResult], order: Order, k: int, top: str, draws: np.ndarray) -> Row:
@@ -235,7 +227,8 @@ def _row(results: Sequence[ComplexResult], order: Order, k: int, top: str, draws
         if found := _mean_interval(numerator, denominator, draws):
             figures[key] = Interval(100 * found.value, 100 * found.low, 100 * found.high)
     if all(each.valid is None for each in results):
-        del figures["valid"], figures["rmsd_below_2_and_valid"]
+        for key in ("valid", "rmsd_below_2_and_valid"):  # not run at all: failures alone are no figure
+            figures.pop(key, None)
     return Row("all" if top == "oracle" else order, top, {key: figures[key] for key in LABELS if key in figures})
 
 
@@ -247,16 +240,19 @@ def _weights(result: ComplexResult, order: Order, k: int) -> np.ndarray:
 
 def _shares(result: ComplexResult, weights: np.ndarray) -> dict[str, tuple[float, float]]:
     """For every percentage: weight of the poses for which it holds, and of those that could be asked."""
-    valid = np.zeros(len(weights), dtype=bool) if result.valid is None else result.valid
     successes = {
         "rmsd_below_2": result.rmsd < 2, "rmsd_below_5": result.rmsd < 5,
         "centroid_below_2": result.centroid < 2, "centroid_below_5": result.centroid < 5,
-        "valid": valid, "rmsd_below_2_and_valid": (result.rmsd < 2) & valid,
     }  # fmt: skip
+    asked = float(result.valid is not None or result.failure is not None)
+    valid = np.zeros(len(weights), dtype=bool) if result.valid is None else result.valid
+    checks = {"valid": valid, "rmsd_below_2_and_valid": (result.rmsd < 2) & valid}
     contacts = {"steric_clash": result.min_protein_distance, "self_intersection": result.min_self_distance}
-    return {key: (float(weights @ good), 1.0) for key, good in successes.items()} | {
-        key: (float(weights @ (near < CLASH)), float(weights @ ~np.isnan(near))) for key, near in contacts.items()
-    }
+    return (
+        {key: (float(weights @ good), 1.0) for key, good in successes.items()}
+        | {key: (float(weights @ good), asked) for key, good in checks.items()}
+        | {key: (float(weights @ (near < CLASH)), float(weights @ ~np.isnan(near))) for key, near in contacts.items()}
+    )
 
 
 def _mean_interval(numerator: np.ndarray, denominator: np.ndarray, draws: np.ndarray) -> Interval | None:

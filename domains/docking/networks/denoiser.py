@@ -47,6 +47,8 @@ class DockingDenoiser(Denoiser):
         complexes, t = batch.structure(dtype), level.to(dtype)
         positions = state.flat.to(dtype)
         tr, rot, tor = self.flat_scores(complexes, positions, t, self.latents(complexes, latents))
+        if not len(tor) and torch.is_grad_enabled():  # several processes need a gradient for every parameter
+            tr = tr + 0 * sum(p.sum() for p in self.torsion.parameters())
         padded = tor.new_zeros(state.torsions.mask.shape)
         padded[state.torsions.mask] = tor
         out = state.positions.dtype

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from domains.docking.networks.backbone import AUTHORS, Backbone, BackboneOptions
+from domains.docking.networks.backbone import AUTHORS, BackboneOptions
 from domains.docking.networks.confidence import AUTHORS_CONFIDENCE, ROUTES, ConfidenceNet, ConfidenceOptions
 from domains.docking.networks.convolution import TensorProductConv, e3nn_rows
 from domains.docking.networks.denoiser import DockingDenoiser, ScoreScale
@@ -17,7 +17,8 @@ from domains.docking.networks.prior import AUTHORS_PRIOR, DockingPrior
 
 Kind = Literal["denoiser", "encoder", "prior", "confidence"]
 SIGMA_DIM = 32  # of every released model; a state dict alone does not tell it from the language model's width
-TIMES_ONLY = 16  # of SIGMA_DIM: frequencies
+NULL = "lig_node_unconditional_embedding"  # there where latents were dropped in training
+INNER = "pretrained_score_model."  # the denoiser inside a prior
 CONVOLUTIONS = ("ligand", "ligand_from_receptor", "receptor", "receptor_from_ligand")  # edge groups 0..3
 # Buffers of e3nn without learned values.
 CONSTANT = ("tp.weight", "final_tp_tor.", "output_mask", "_w3j_", "num_batches_tracked")
@@ -98,7 +99,7 @@ def _convolution(source: _Source, name: str, second: int, target: Target, to: st
         target[f"{to}.weights.{end}"] = values if rows is None else values[rows]
 
 
-def _backbone_options(source: _Source, latents: int, dropped: bool, encoder: bool) -> BackboneOptions:
+def _backbone_options(source: _Source, latents: int, encoder: bool = False) -> BackboneOptions:
     scalars = source("lig_edge_embedding.3.weight").shape[0]
     vectors = source("conv_layers.0.batch_norm.weight").shape[0] - scalars
     residue = source("rec_node_embedding.additional_features_embedder.weight").shape[1]
@@ -116,7 +117,7 @@ def _backbone_options(source: _Source, latents: int, dropped: bool, encoder: boo
         residue_radius=reach["rec"],
         cross_radius=reach["cross"],
         cross_cutoff=reach["cross"] if encoder else None,
-        dropped=dropped,
+        dropped=source.has(NULL),
         quirks=AUTHORS,
     )
 
@@ -133,7 +134,7 @@ def _backbone(source: _Source, target: Target, to: str, layers: int) -> None:
             _convolution(source, f"conv_layers.{layer}.fc.{group}", 4, target, f"{to}layers.{layer}.{ours}")
         _norm(source, f"conv_layers.{layer}.batch_norm", target, f"{to}layers.{layer}.norm")
     names = ("lig_node", "rec_node", "lig_edge", "rec_edge", "cross_edge")
-    if source.has("lig_node_unconditional_embedding"):
+    if source.has(NULL):
         target[f"{to}null"] = torch.cat([source(f"{name}_unconditional_embedding") for name in names])
 
 
@@ -171,19 +172,27 @@ def _load(model: nn.Module, target: Target, source: _Source, expected: str) -> N
     own = model.state_dict()
     target = {**target, **{k: v for k, v in own.items() if k.startswith("scale.")}}  # of the noise, not of the weights
     wrong = [k for k, v in own.items() if k in target and target[k].shape != v.shape]
-    missing = [k for k in own if k not in target]
+    missing = sorted(own.keys() ^ target.keys())
     if wrong or missing:
         name = (wrong or missing)[0]
-        problem = f"of shape {tuple(target[name].shape)}, not {tuple(own[name].shape)}" if wrong else "missing"
+        problem = f"of shape {tuple(target[name].shape)}, not {tuple(own[name].shape)}" if wrong else "on one side only"
         raise CheckpointError(f"the state dict of the {expected} does not fit: {name} is {problem}")
     model.to(next(iter(target.values())).dtype).load_state_dict(target)
     model.eval()
 
 
-def latent_count(state: Mapping[str, Tensor]) -> int:
-    """Node-pointer latents of a denoiser: columns of its ligand nodes beyond embedding and noise level."""
-    weight = state["lig_node_embedding.additional_features_embedder.weight"]
-    return weight.shape[1] - weight.shape[0] - SIGMA_DIM
+def latent_count(state: Mapping[str, Tensor], prefix: str = "") -> int:
+    """Node-pointer latents of a denoiser: columns of its ligand nodes beyond embedding and noise level.
+
+    Raises CheckpointError where there is no such denoiser.
+    """
+    weight = _Source(state, prefix)("lig_node_embedding.additional_features_embedder.weight")
+    count = weight.shape[-1] - len(weight) - SIGMA_DIM
+    if count < 0:
+        raise CheckpointError(
+            f"the state dict is of a denoiser whose noise level is not embedded in {SIGMA_DIM} numbers"
+        )
+    return count
 
 
 def denoiser_from(state: Mapping[str, Tensor], scale: ScoreScale) -> DockingDenoiser:
@@ -193,26 +202,26 @@ def denoiser_from(state: Mapping[str, Tensor], scale: ScoreScale) -> DockingDeno
     """
     source = _Source(state)
     count = latent_count(state)
-    options = _backbone_options(source, count, source.has("lig_node_unconditional_embedding"), encoder=False)
+    options = _backbone_options(source, count)
     model = DockingDenoiser(options, scale, LatentInput("pointer" if count else "none", count))
     target: Target = {}
     _backbone(source, target, "backbone.", options.layers)
     _heads(source, target, options, model)
-    _load(model, _complete(target, model), source, "denoiser")
+    _load(model, target, source, "denoiser")
     return model
 
 
 def encoder_from(state: Mapping[str, Tensor]) -> DockingEncoder:
     """Encoder of the released layout. Raises CheckpointError as ``denoiser_from``."""
     source = _Source(state)
-    options = _backbone_options(source, 0, False, encoder=True)
+    options = _backbone_options(source, 0, encoder=True)
     count = len(source("latent_s_predictor.8.bias"))
     model = DockingEncoder(options, LatentInput("pointer", count))
     target: Target = {}
     _backbone(source, target, "backbone.", options.layers)
     _node_head(source, "latent_s_predictor", target, "ligand_head")
     _node_head(source, "latent_r_predictor", target, "receptor_head")
-    _load(model, _complete(target, model), source, "encoder")
+    _load(model, target, source, "encoder")
     return model
 
 
@@ -222,18 +231,17 @@ def prior_from(state: Mapping[str, Tensor], scale: ScoreScale) -> DockingPrior:
     Raises CheckpointError as ``denoiser_from``.
     """
     outer = _Source(state)
-    inner = outer.under("pretrained_score_model.")
-    weight = inner("lig_node_embedding.additional_features_embedder.weight")
-    count = weight.shape[1] - weight.shape[0] - SIGMA_DIM
-    options = _backbone_options(inner, count, True, encoder=False)
+    inner = outer.under(INNER)
+    count = latent_count(state, INNER)
+    options = _backbone_options(inner, count)
     model = DockingPrior(options, scale, LatentInput("pointer", count), AUTHORS_PRIOR)
     target: Target = {}
     _backbone(inner, target, "backbone.", options.layers)
     _node_head(outer, "latent_s_predictor", target, "ligand_head")
     _node_head(outer, "latent_r_predictor", target, "receptor_head")
     heads = ("center_", "final_", "tr_final", "rot_final", "tor_")
-    outer.read.update(k for k in state if k.removeprefix("pretrained_score_model.").startswith(heads))
-    _load(model, _complete(target, model), outer, "prior")
+    outer.read.update(k for k in state if k.removeprefix(INNER).startswith(heads))
+    _load(model, target, outer, "prior")
     return model
 
 
@@ -279,27 +287,21 @@ def confidence_from(state: Mapping[str, Tensor]) -> ConfidenceNet:
         _convolution(source, f"conv_layers.{number}.fc", 3, target, f"{to}.conv", e3nn_rows(conv.product))
         _norm(source, f"conv_layers.{number}.batch_norm", target, f"{to}.norm")
     _node_head(source, "confidence_predictor", target, "predictor")
-    _load(model, _complete(target, model), source, "confidence model")
+    _load(model, target, source, "confidence model")
     return model
-
-
-def _complete(target: Target, model: nn.Module) -> Target:
-    """The target with mixing layers that the released model has as plain parameters left out where ours has none."""
-    own = model.state_dict()
-    return {name: value for name, value in target.items() if name in own}
 
 
 def recognise(state: Mapping[str, Tensor]) -> set[Kind]:
     """Which networks a state dict holds, by its names. Empty where it is none of the authors'."""
     names = set(state)
     found: set[Kind] = set()
-    if any(n.startswith("pretrained_score_model.") for n in names):
+    if any(n.startswith(INNER) for n in names):
         return {"prior"}
     if any(n.startswith("lr_edge_embedding.") for n in names):
         return {"confidence"}
-    if any(n.startswith("score_model.") for n in names) or "tr_final_layer.0.weight" in names:
+    if names & {"score_model.tr_final_layer.0.weight", "tr_final_layer.0.weight"}:
         found.add("denoiser")
-    if any(n.startswith("encoder.") for n in names) or ("latent_s_predictor.0.weight" in names):
+    if names & {"encoder.latent_s_predictor.0.weight", "latent_s_predictor.0.weight"}:
         found.add("encoder")
     return found
 
@@ -308,6 +310,3 @@ def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries under a prefix, without it; the whole state dict where no entry has it."""
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return inside or dict(state)
-
-
-__all__ = ["Backbone", "confidence_from", "denoiser_from", "encoder_from", "part_of", "prior_from", "recognise"]
