@@ -7,26 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDepictor, rdDistGeom
+from rdkit.Chem import rdDepictor
 
 from core.errors import RequestError
-from domains.docking.chemistry.files import file_stem
-from domains.docking.chemistry.ligand import (
-    Ligand,
-    LigandFailure,
-    ligand_from_mol,
-    read_coordinates,
-    read_ligand,
-    read_ligands,
-)
-from domains.docking.chemistry.stereo import same_stereo
-from domains.docking.metrics.poses import with_poses
-from tests.protein_support import REAL_PROTEIN, as_cif, real_text
+from domains.docking.chemistry.ligand import Ligand, LigandFailure, ligand_from_mol, read_ligand, read_ligands
+from tests.ligand_support import BLOCK, DATA, FORMATS, MOL2, SMILES, pdb_text, with_hydrogens
 
-DATA = Path(__file__).parent / "data" / "docking"
-SMILES = "C[C@H]([NH3+])C(=O)Nc1ccccc1"  # of alanine_anilide.*
-MOL2, PDBQT = ((DATA / f"alanine_anilide.{ending}").read_text() for ending in ("mol2", "pdbqt"))
-BLOCK = (DATA / "alanine_anilide.sdf").read_text().partition("$$$$")[0]
 Write = Callable[[str, str | bytes], Path]
 
 
@@ -40,10 +26,6 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
-def with_hydrogens() -> Chem.Mol:
-    return Chem.MolFromMolBlock(BLOCK, removeHs=False)
-
-
 def good(source: str | Path, template: str | None = None) -> list[Ligand]:
     found = list(read_ligands(source, template))
     assert all(isinstance(one, Ligand) for one in found), [str(one) for one in found]
@@ -55,39 +37,6 @@ def mentions(ligand: Ligand, text: str) -> bool:
 
 
 # Formats
-
-
-def pdb_text() -> str:
-    return str(Chem.MolToPDBBlock(with_hydrogens()))
-
-
-FORMATS: dict[str, tuple[str, Callable[[], str | bytes], str | None]] = {
-    "sdf": ("a.sdf", lambda: BLOCK + "$$$$\n", None),
-    "mol": ("a.mol", lambda: BLOCK, None),
-    "v3000": ("a.sdf", lambda: Chem.MolToV3KMolBlock(with_hydrogens()) + "$$$$\n", None),
-    "no hydrogens": ("a.sdf", lambda: Chem.MolToMolBlock(Chem.RemoveHs(with_hydrogens())), None),
-    "kekulised": ("a.sdf", lambda: Chem.MolToMolBlock(with_hydrogens(), kekulize=True), None),
-    "aromatic bonds": ("a.sdf", lambda: Chem.MolToMolBlock(with_hydrogens(), kekulize=False), None),
-    "crlf": ("a.sdf", lambda: BLOCK.replace("\n", "\r\n"), None),
-    "cr": ("a.sdf", lambda: BLOCK.replace("\n", "\r"), None),
-    "gzip": ("a.sdf.gz", lambda: gzip.compress(BLOCK.encode()), None),
-    "gzip by content": ("a.sdf", lambda: gzip.compress(BLOCK.encode()), None),
-    "wrong ending": ("a.smi", lambda: BLOCK, None),
-    "no ending": ("ligand", lambda: BLOCK, None),
-    "mol2": ("a.mol2", lambda: MOL2, None),
-    "mol2 gzip crlf": (
-        "a.mol2.gz",
-        lambda: gzip.compress(MOL2.replace("\n", "\r\n").encode()),
-        None,
-    ),
-    "pdb": ("a.pdb", pdb_text, SMILES),
-    "pdb without conect": ("a.pdb", lambda: "\n".join(x for x in pdb_text().split("\n") if x[:6] != "CONECT"), SMILES),
-    "pdbqt": ("a.pdbqt", lambda: PDBQT, SMILES),
-    "sdf with template": ("a.sdf", lambda: BLOCK, SMILES),
-    "smiles list": ("a.smi", lambda: f"{SMILES}\n", None),
-    "smiles with byte order mark": ("a.txt", lambda: f"\ufeffsmiles\tname\n{SMILES}\talanine anilide\n", None),
-    "extended smiles": ("a.smi", lambda: f"{SMILES} |$;;;;;;;;;;;$| alanine anilide\n", None),
-}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -211,48 +160,6 @@ def test_the_first_ligand_of_a_file(write: Write) -> None:
         read_ligand(write("a.smi", "C1CC\nCC\n"))
 
 
-# Files that are no ligand files
-
-NO_FILES: dict[str, tuple[str, str | bytes, str]] = {
-    "html": ("a.sdf", "<!DOCTYPE html><html>404</html>", "HTML"),
-    "empty": ("a.sdf", "", "is empty"),
-    "blank": ("a.smi", " \n\n", "is empty"),
-    "binary": ("a.mol2", bytes(range(256)), "binary"),
-    "zip": ("a.sdf", b"PK\x03\x04 and so on", "archive"),
-    "gzip of little": ("a.sdf.gz", gzip.compress(BLOCK.encode())[:15], "damaged or was cut short"),
-    "gzip of nothing": ("a.sdf.gz", gzip.compress(b""), "is empty"),
-    "prose": ("a.txt", "This is not chemistry.", "no known ligand format"),
-    "table": ("a.csv", "id,affinity\n1,2\n", "no known ligand format"),
-    "cif": ("a.cif", "data_LIG\nloop_\n", "CIF"),
-    "json": ("a.sdf", '{"detail": "not found"}', "JSON"),
-    "protein": ("a.pdb", real_text(), "looks like a protein, not a ligand; .* as template"),
-    "protein with a long header": (
-        "a.pdb",
-        "SEQRES   1 A  126  SER VAL\n" * 1000 + real_text(),
-        "looks like a protein",
-    ),
-    "protein as cif": ("a.cif", as_cif(real_text()), "looks like a protein"),
-    "pdb without template": ("a.pdb", "HETATM    1  C   LIG A   1       0.000   0.000   0.000", "no bond orders"),
-}
-
-
-@pytest.mark.parametrize("kind", NO_FILES)
-def test_a_file_of_no_ligands_is_refused_with_its_name_and_the_reason(kind: str, write: Write) -> None:
-    name, content, reason = NO_FILES[kind]
-    with pytest.raises(RequestError, match=f"(?s){name}.*{reason}"):
-        read_ligands(write(name, content))
-
-
-def test_sources_that_are_no_files(tmp_path: Path, write: Write) -> None:
-    for source, reason in ((tmp_path / "no.sdf", "no such file"), (str(tmp_path), "a folder"), ("xyz!", "neither")):
-        with pytest.raises(RequestError, match=reason):
-            read_ligands(source)
-    with pytest.raises(RequestError, match="not a SMILES"):
-        read_ligands(write("a.sdf", BLOCK), "((")
-    with pytest.raises(RequestError, match="needs 3-D input"):
-        read_ligands(write("a.smi", "CCO"), "CCO")
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -273,123 +180,6 @@ def test_a_template_that_does_not_fit(write: Write) -> None:
     (failure,) = read_ligands(write("a.pdb", pdb_text()), "CCCC")
     assert isinstance(failure, LigandFailure)
     assert "does not fit" in failure.reason
-
-
-# Coordinates alone
-
-
-@pytest.mark.parametrize("kind", [kind for kind in FORMATS if "smiles" not in kind])
-def test_coordinates_need_no_template(kind: str, write: Write) -> None:
-    name, content, _ = FORMATS[kind]
-    places = read_coordinates(write(name, content()))
-    expected = read_ligand(DATA / "alanine_anilide.sdf").coordinates
-    assert expected is not None
-    assert (places.shape, places.dtype) == ((12, 3), np.float64)
-    # The order of atoms is that of the file.
-    distances = np.linalg.norm(places[:, None] - expected, axis=-1)
-    np.testing.assert_array_less(distances.min(0), 3e-3)
-
-
-def test_coordinates_of_impossible_chemistry(write: Write) -> None:
-    """A reference ligand only says where it is."""
-    mol = Chem.RWMol(Chem.MolFromSmiles("CC(C)(C)(C)(C)C", sanitize=False))
-    places = np.random.default_rng(0).normal(size=(7, 3)).round(4)
-    mol.AddConformer(Chem.Conformer(7))
-    mol.GetConformer().SetPositions(places)
-    mol.GetConformer().Set3D(True)
-    path = write("a.sdf", Chem.MolToMolBlock(mol, kekulize=False) + "$$$$\n" + BLOCK)
-    np.testing.assert_allclose(read_coordinates(path), places)
-
-
-def test_files_without_coordinates_say_so(tmp_path: Path, write: Write) -> None:
-    flat = Chem.MolFromSmiles("CCO")
-    rdDepictor.Compute2DCoords(flat)
-    cases = {
-        "has no 3-D coordinates": write("flat.sdf", Chem.MolToMolBlock(flat)),
-        "no 3-D coordinates of heavy": write("list.smi", "CCO\n"),
-        "looks like a protein": REAL_PROTEIN,
-        "no 'M  END'": write("cut.sdf", BLOCK[:300] + "\n$$$$\n"),
-        "No such file": tmp_path / "none.sdf",
-        "Is a directory": tmp_path,
-        "is empty": write("empty.sdf", ""),
-    }
-    for reason, path in cases.items():
-        with pytest.raises(RequestError, match=reason) as caught:
-            read_coordinates(path)
-        assert str(caught.value).count(str(path)) == 1
-
-
-# Names of files
-
-
-@pytest.mark.parametrize(
-    ("path", "stem"),
-    [
-        ("/data/6w70_protein.pdb", "6w70_protein"),
-        ("/data/6w70_protein.pdb.gz", "6w70_protein"),
-        ("/data/6w70/protein.pdb", "6w70"),
-        ("/data/6w70/Ligand.SDF.GZ", "6w70"),
-        ("6w70/receptor.cif", "6w70"),
-        ("/protein.pdb", "protein"),
-        ("/data/a.b.sdf", "a.b"),
-        ("/data/.gz", ".gz"),
-        ("/data/noending", "noending"),
-    ],
-)
-def test_file_stems(path: str, stem: str) -> None:
-    assert file_stem(path) == file_stem(Path(path)) == stem
-
-
-def test_a_file_called_ligand_gives_the_name_of_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "6w70").mkdir()
-    (tmp_path / "6w70" / "ligand.smi").write_text("CC\nCCC\n")
-    assert [one.name for one in good(tmp_path / "6w70" / "ligand.smi")] == ["6w70", "6w70_2"]
-
-
-# Stereochemistry of poses
-
-
-def embedded(smiles: str, ligand: Chem.Mol) -> Chem.Mol:
-    """The ligand in a pose of the stereochemistry of ``smiles``, which has the same order of atoms."""
-    full = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert rdDistGeom.EmbedMolecule(full, randomSeed=1) == 0
-    return with_poses(ligand, full.GetConformer().GetPositions()[None, : ligand.GetNumAtoms()])
-
-
-@pytest.mark.parametrize(
-    ("ligand", "pose", "same"),
-    [
-        ("C[C@H](N)O", "C[C@H](N)O", True),
-        ("C[C@H](N)O", "C[C@@H](N)O", False),
-        ("CC(N)O", "C[C@@H](N)O", True),  # not specified
-        ("C[C@H](N)C(O)F", "C[C@H](N)[C@H](O)F", True),
-        ("C[C@H](N)[C@@H](O)F", "C[C@H](N)[C@H](O)F", False),
-        ("F/C=C/Cl", "F/C=C/Cl", True),
-        ("F/C=C/Cl", "F/C=C\\Cl", False),
-        ("FC=CCl", "F/C=C\\Cl", True),
-        ("C/C(F)=C(/Cl)Br", "C/C(F)=C(/Cl)Br", True),
-        ("C/C(F)=C(/Cl)Br", "C/C(F)=C(\\Cl)Br", False),
-        ("C/C=C/C=C\\C", "C/C=C/C=C\\C", True),
-        ("C/C=C/C=C\\C", "C/C=C\\C=C\\C", False),
-        ("C[S@](=O)CC", "C[S@@](=O)CC", False),
-        ("C[C@H]1CC[C@@H](C)CC1", "C[C@H]1CC[C@H](C)CC1", False),
-        ("CCO", "CCO", True),
-    ],
-)
-def test_a_pose_has_the_stereochemistry_of_its_ligand_or_not(ligand: str, pose: str, same: bool) -> None:
-    mol = read_ligand(ligand).mol
-    assert same_stereo(mol, embedded(pose, mol)) == same
-
-
-def test_real_poses_and_broken_ones() -> None:
-    ligand = read_ligand(DATA / "alanine_anilide.sdf")
-    assert ligand.coordinates is not None
-    raw = read_ligand(DATA / "alanine_anilide.sdf", raw_chirality=True).mol  # tags of CH3 do not count
-    mirrored = ligand.coordinates * [-1.0, 1, 1]
-    for mol in (ligand.mol, raw):
-        posed = [with_poses(mol, places[None]) for places in (ligand.coordinates, mirrored, mirrored * [1.0, 1, 0])]
-        assert [same_stereo(mol, pose) for pose in posed] == [True, False, False]
-        assert not same_stereo(mol, with_poses(mol, ligand.coordinates[None] + np.nan))
 
 
 # Molecules

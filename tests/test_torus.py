@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.errors import DataError
-from core.geometry import TabulatedNorm, torus
+from core.geometry import torus
 from tests.support import SHARED_DATA, streams
 
 FOLDER = SHARED_DATA / "golden" / "docking"
@@ -121,41 +120,3 @@ def test_the_authors_density_and_score() -> None:
 def test_the_authors_norm_by_quadrature() -> None:
     norm = torus.score_norm(array("sigma")).square()
     torch.testing.assert_close(norm, array("score_norm_quadrature"), rtol=1e-7, atol=0)
-
-
-@golden
-def test_the_authors_monte_carlo_table_is_looked_up_by_their_rule() -> None:
-    table = TabulatedNorm(array("sigma_grid"), array("score_norm_full_seed0"))
-    expected = array("score_norm_mc_seed0_import").sqrt()
-    torch.testing.assert_close(table.score_norm(array("sigma")), expected, rtol=1e-14, atol=0)
-    torch.testing.assert_close(table.score_norm(array("sigma").float()), expected.float())
-    stored = torch.load(FOLDER / "score_norm_tables.pt", weights_only=True)
-    again = TabulatedNorm(stored["torus_sigma_grid"], stored["torus_score_norm"])
-    torch.testing.assert_close(again.score_norm(array("sigma")), expected, rtol=1e-14, atol=0)
-    # 10,000 samples per level: within five standard errors of the exact norm.
-    exact = torus.score_norm(stored["torus_sigma_grid"])
-    within = stored["torus_sigma_grid"] < 2
-    assert float((again.mean_squares.sqrt() / exact - 1)[within].abs().max()) < 5 * math.sqrt(1 / 2 / 10_000)
-
-
-def test_a_table_answers_its_rows_and_its_ends() -> None:
-    grid = torch.tensor([0.1, 1.0, 10.0])
-    table = TabulatedNorm(grid, torch.tensor([4.0, 9.0, 16.0]))
-    asked = torch.tensor([1e-3, 0.1, 0.3, 0.4, 1.0, 3.0, 4.0, 1e6])
-    assert table.score_norm(asked).tolist() == [2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0, 4.0]
-
-
-@pytest.mark.parametrize(
-    ("grid", "values", "message"),
-    [
-        ([1.0], [1.0], "at least 2"),
-        ([1.0, 2.0], [1.0, 2.0, 3.0], "same length"),
-        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], "geometric"),
-        ([4.0, 2.0, 1.0], [1.0, 2.0, 3.0], "geometric"),
-        ([1.0, 2.0, 4.0], [1.0, math.nan, 3.0], "positive"),
-        ([1.0, 2.0, 4.0], [1.0, 0.0, 3.0], "positive"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused(grid: list[float], values: list[float], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        TabulatedNorm(torch.tensor(grid), torch.tensor(values))

@@ -2,6 +2,5 @@
 
 from core.geometry.euclidean import Euclidean
 from core.geometry.so3 import IGSO3, AuthorsIGSO3
-from core.geometry.torus import TabulatedNorm
 
-__all__ = ["IGSO3", "AuthorsIGSO3", "Euclidean", "TabulatedNorm"]
+__all__ = ["IGSO3", "AuthorsIGSO3", "Euclidean"]

@@ -4,14 +4,12 @@ density(a) = sum_k N(a + 2 pi k; 0, sigma^2). Everything is evaluated in float64
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import DataError
 from core.geometry.tables import LogTable
 
 # The first Fourier coefficient exp(-sigma^2 / 2) is 1e-14 at 8: from there on the law is uniform. Up to there the
@@ -43,38 +41,6 @@ def score(angle: Float[Tensor, "..."], sigma: Float[Tensor, "..."]) -> Float[Ten
 def score_norm(sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """Root mean square of the score under the density, by quadrature."""
     return (_log_norms(sigma.device)(sigma).exp() / sigma.double()).to(sigma.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class TabulatedNorm:
-    """Score norms of a given table: what weights were trained with, where that table is at hand.
-
-    sigma_grid: [N] geometric grid of levels; mean_squares: [N] mean of score^2 at each (the table that the docking code
-    of the authors calls ``score_norm_``, a Monte-Carlo estimate). Raises DataError if they do not fit each other.
-    """
-
-    sigma_grid: Tensor
-    mean_squares: Tensor
-
-    def __post_init__(self) -> None:
-        grid, values = self.sigma_grid, self.mean_squares
-        if grid.ndim != 1 or grid.shape != values.shape or len(grid) < 2:
-            raise DataError(
-                f"the torsion norm table has {tuple(grid.shape)} levels and {tuple(values.shape)} values: "
-                "give two lists of the same length, at least 2"
-            )
-        ratios = (grid.double()[1:] / grid.double()[:-1]).log()
-        if not bool((ratios > 0).all()) or float((ratios / ratios.mean() - 1).abs().max()) > 1e-3:
-            raise DataError("the levels of the torsion norm table do not form a rising geometric grid")
-        if not bool((values > 0).all()):
-            raise DataError("the torsion norm table has values that are not positive numbers")
-
-    def score_norm(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Root mean square of the score: the table's row nearest in log sigma, the first or last outside the grid."""
-        low, high = float(self.sigma_grid[0]), float(self.sigma_grid[-1])
-        last = len(self.sigma_grid) - 1
-        row = ((sigma.double() / low).log() * (last / math.log(high / low))).clamp(0, last).round().long()
-        return self.mean_squares.to(sigma.device, torch.float64)[row].sqrt().to(sigma.dtype)
 
 
 def _images(angle: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,9 +23,9 @@ class DockingNoiseConfig(Section):
     or ``table`` where a table came with converted weights; time_power: t = u^(1/power), u uniform, so 2 is Beta(2, 1).
     """
 
-    tr: NoiseRange = (0.1, 19.0)
-    rot: NoiseRange = (0.03, 1.55)
-    tor: NoiseRange = (0.03, 3.14)
+    tr: NoiseRange = DockingNoise.tr
+    rot: NoiseRange = DockingNoise.rot
+    tor: NoiseRange = DockingNoise.tor
     igso3: Literal["heat", "authors"] = "heat"
     torsion_norms: Literal["exact", "table"] = "exact"
     time_power: PositiveFloat = 2.0

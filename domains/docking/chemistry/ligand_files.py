@@ -249,7 +249,7 @@ def _smiles_record(line: str) -> Record:
 
 
 def _from_inchi(inchi: str) -> Parsed:
-    """Molecule of an InChI. RDKit puts the mobile hydrogen of an amide on the oxygen; it is put back on the nitrogen."""
+    """Molecule of an InChI. RDKit puts an amide's mobile hydrogen on the oxygen; it is put back on the nitrogen."""
     mol = Chem.MolFromInchi(inchi)  # type: ignore[no-untyped-call]
     if mol is None:
         raise RequestError(f"cannot parse InChI {inchi!r}")
