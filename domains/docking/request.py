@@ -96,7 +96,8 @@ class DockingRequest(Section):
             try:
                 if isinstance(ligand, LigandFailure):
                     raise RequestError(str(ligand))
-                each = make_complex(f"{stem}_{ligand.name}", receptor, ligand, turn_double=quirks.turn_double_bonds)
+                name = stem if ligand.name == stem else f"{stem}_{ligand.name}"
+                each = make_complex(name, receptor, ligand, turn_double=quirks.turn_double_bonds)
             except RequestError as error:
                 failed.append(str(error))
                 continue
