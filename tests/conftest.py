@@ -5,6 +5,8 @@ from jaxtyping import install_import_hook
 install_import_hook(["core", "domains"], "beartype.beartype")
 
 import os  # noqa: E402
+import shutil  # noqa: E402
+import tarfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -12,7 +14,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from core.config import RunConfig  # noqa: E402
-from tests.support import tiny_config  # noqa: E402
+from tests.support import SHARED_DATA, tiny_config  # noqa: E402
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -37,3 +39,43 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def toy_config() -> RunConfig:
     return tiny_config("toy")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """Write a file of this name and content into the test's folder."""
+
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_file
+
+
+@pytest.fixture(scope="session")
+def complexes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of real complexes, NAME/{protein.pdb,ligand.sdf}."""
+    archive = SHARED_DATA / "docking" / "test.tar.xz"
+    if not archive.exists():
+        pytest.skip(f"no complexes in {archive}")
+    folder = tmp_path_factory.mktemp("complexes")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return folder / "test"
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden checkpoints as in the authors' work folder: one file per network, each in a place of its own."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in (
+        "weights_disco_score",
+        "weights_disco_encoder",
+        "weights_ar",
+        "weights_confidence",
+        "score_norm_tables",
+    ):
+        (folder / name).mkdir()
+        shutil.copy(SHARED_DATA / "golden" / "docking" / f"{name}.pt", folder / name)
+    return folder

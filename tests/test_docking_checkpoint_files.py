@@ -19,18 +19,6 @@ from tests.support import disco
 if not GOLDEN.exists():
     pytest.skip(NO_GOLDEN, allow_module_level=True)
 
-WEIGHTS = ("weights_disco_score", "weights_disco_encoder", "weights_ar", "weights_confidence", "score_norm_tables")
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the authors' work folder: one file per network, each in a place of its own."""
-    folder = tmp_path_factory.mktemp("published")
-    for name in WEIGHTS:
-        (folder / name).mkdir()
-        shutil.copy(GOLDEN / f"{name}.pt", folder / name)
-    return folder
-
 
 # ---- several files of one kind --------------------------------------------------------------------------------------
 

@@ -16,16 +16,6 @@ from tests.ligand_support import BLOCK, DATA, FORMATS, MOL2, SMILES, pdb_text, w
 Write = Callable[[str, str | bytes], Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
-
-
 def good(source: str | Path, template: str | None = None) -> list[Ligand]:
     found = list(read_ligands(source, template))
     assert all(isinstance(one, Ligand) for one in found), [str(one) for one in found]

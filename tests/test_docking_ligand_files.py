@@ -18,16 +18,6 @@ from tests.protein_support import REAL_PROTEIN, as_cif, real_text
 Write = Callable[[str, str | bytes], Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
-
-
 # Files that are no ligand files
 
 NO_FILES: dict[str, tuple[str, str | bytes, str]] = {

@@ -3,7 +3,6 @@
 import itertools
 import logging
 import math
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,20 +18,6 @@ from domains.docking.metrics.posechecks import check_poses
 from domains.docking.metrics.poses import with_poses
 from domains.docking.metrics.rmsd import symmetry_rmsd
 from tests.protein_support import REAL_PROTEIN
-from tests.support import SHARED_DATA
-
-COMPLEXES = SHARED_DATA / "docking" / "test.tar.xz"
-
-
-@pytest.fixture(scope="module")
-def complexes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of real complexes, NAME/{protein.pdb,ligand.sdf}."""
-    if not COMPLEXES.exists():
-        pytest.skip(f"no complexes in {COMPLEXES}")
-    folder = tmp_path_factory.mktemp("complexes")
-    with tarfile.open(COMPLEXES) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "test"
 
 
 def read_ligand(path: Path) -> Chem.Mol:

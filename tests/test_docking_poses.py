@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from domains.docking.metrics.table import summarise
 from tests.protein_support import REAL_PROTEIN, as_cif
 from tests.support import SHARED_DATA
 
-COMPLEXES = SHARED_DATA / "docking" / "test.tar.xz"
 BENZOATE = Chem.MolFromSmiles("c1ccccc1C(=O)O")
 REAL = read_protein(REAL_PROTEIN)
 
@@ -35,17 +33,6 @@ def atoms_at(places: np.ndarray) -> Protein:
 
 PROTEIN = atoms_at(np.array([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]))
 NO_ATOMS = atoms_at(np.empty((0, 3)))
-
-
-@pytest.fixture(scope="module")
-def complexes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of real complexes, NAME/{protein.pdb,ligand.sdf}."""
-    if not COMPLEXES.exists():
-        pytest.skip(f"no complexes in {COMPLEXES}")
-    folder = tmp_path_factory.mktemp("complexes")
-    with tarfile.open(COMPLEXES) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "test"
 
 
 def reference() -> np.ndarray:
@@ -195,7 +182,7 @@ def test_validity_does_not_depend_on_the_format_of_the_protein(name: str, comple
 
 
 def test_crystal_poses_of_the_test_set_score_as_they_must(complexes: Path) -> None:
-    with (COMPLEXES.parent / "test.csv").open() as file:
+    with (SHARED_DATA / "docking" / "test.csv").open() as file:
         unseen = {row["id"]: row["no_rec_overlap"] == "1" for row in csv.DictReader(file)}
     results = []
     for folder in sorted(complexes.iterdir())[::10]:
