@@ -20,6 +20,39 @@ if not GOLDEN.exists():
     pytest.skip(NO_GOLDEN, allow_module_level=True)
 
 
+# What matters of the authors' model_parameters.yml: each is of its own network, and sets what that network ignores.
+SETTINGS = {
+    "disco_diffdockS_score_model": "latent_dim: 2\nlatent_vocab: 1\nsh_lmax: 1\nsigma_embed_dim: 32\n",
+    "disco_diffdockS_ar_model": "ns: 16\nnv: 4\nsh_lmax: 2\n",
+    "paper_confidence_model": "all_atoms: true\ntr_sigma_max: 34.0\ntor_sigma_min: 0.0314\n",
+    "diffdockS_score_model": "latent_dim: 0\nlatent_vocab: 64\nsh_lmax: 1\ntr_sigma_max: 19.0\n",
+}
+FILES = {
+    "disco_diffdockS_score_model/best_ema_inference_epoch_model.pt": "weights_disco_score",
+    "disco_diffdockS_ar_model/best_model_loss.pt": "weights_ar",
+    "paper_confidence_model/best_model_epoch75.pt": "weights_confidence",
+    "diffdockS_score_model/best_ema_inference_epoch_model.pt": "weights_plain_score",
+}
+
+
+def test_the_authors_work_folder_is_converted_as_it_is(tmp_path: Path) -> None:
+    for name, text in SETTINGS.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_parameters.yml").write_text(text)
+    for place, name in FILES.items():
+        shutil.copy(GOLDEN / f"{name}.pt", tmp_path / place)
+    whole = {f"score_model.{k}": v for k, v in golden("weights_disco_score").items()}
+    whole |= {f"encoder.{k}": v for k, v in golden("weights_disco_encoder").items()}
+    torch.save(whole, tmp_path / "disco_diffdockS_score_model" / "best_inference_epoch_model.pt")
+    notes = convert(tmp_path, tmp_path / "model")
+    assert set(Pipeline.from_pretrained(tmp_path / "model", "cpu").networks) == {
+        "denoiser", "encoder", "prior", "confidence"
+    }  # fmt: skip
+    assert any("best_ema_inference_epoch_model.pt" in note and note.startswith("denoiser") for note in notes)
+    convert(tmp_path / "diffdockS_score_model", tmp_path / "plain")
+    assert Pipeline.from_pretrained(tmp_path / "plain", "cpu").config.latents.kind == "none"
+
+
 # ---- several files of one kind --------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ TABLE = "torus_score_norm"
 PREFIXES = {"denoiser": "score_model.", "encoder": "encoder."}  # in the file of the wrapper of both
 # What the networks here take for granted, by the names of the authors' model_parameters.yml.
 EXPECTED: Mapping[str, Any] = {
-    "sigma_embed_dim": SIGMA_DIM, "sh_lmax": 1, "embedding_type": "sinusoidal", "latent_vocab": 1,
+    "sigma_embed_dim": SIGMA_DIM, "sh_lmax": 1, "embedding_type": "sinusoidal", "dynamic_max_cross": True,
     **{f"{part}_sigma_min": getattr(DockingNoise, part)[0] for part in FIELDS},
     **{f"{part}_sigma_max": getattr(DockingNoise, part)[1] for part in FIELDS},
 }  # fmt: skip
@@ -74,8 +74,9 @@ def convert_files(source: Path) -> Converted | None:
             raise CheckpointError("; ".join(unread))
         return None
     chosen, notes = _select(found, source)
-    for one in chosen.values():
-        _check_parameters(one.path)
+    # The settings of the prior are of its heads only, and those of the confidence model of another program.
+    for kind in chosen.keys() & {"denoiser", "encoder"}:
+        _check_parameters(chosen[kind].path)
     noise, table = authors_noise(), chosen.pop("torsion table", None)
     networks: dict[str, nn.Module] = {"denoiser": denoiser_from(chosen["denoiser"].state, _tabled(noise, table))}
     if "encoder" in chosen:
@@ -187,9 +188,10 @@ def _check_parameters(weights: Path) -> None:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read as YAML") from error
-    if not isinstance(settings, Mapping) or settings.get("all_atoms"):  # the confidence model has settings of its own
+    if not isinstance(settings, Mapping):
         return
-    for name, expected in EXPECTED.items():
+    expected_here = {**EXPECTED, "latent_vocab": 1} if settings.get("latent_dim") else EXPECTED
+    for name, expected in expected_here.items():
         if name in settings and settings[name] != expected:
             raise CheckpointError(f"{path}: {name} is {settings[name]!r}, and only {expected!r} can be converted")
 
