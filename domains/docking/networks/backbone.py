@@ -16,7 +16,7 @@ from torch.nn import functional
 from domains.docking.graph import Structure
 from domains.docking.networks.edges import Edges
 from domains.docking.networks.interaction import Interaction, Wiring
-from domains.docking.networks.irreps import Irreps
+from domains.docking.networks.irreps import Irreps, growing
 from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, PartsLinear, time_embedding
 from domains.docking.networks.pairs import make_edges, pairs_within
@@ -70,9 +70,8 @@ class BackboneOptions:
     quirks: Quirks = field(default_factory=Quirks)
 
     def irreps(self, layer: int) -> Irreps:
-        """Features before layer ``layer``: they grow by one kind per layer."""
-        s, v = self.scalars, self.vectors
-        return (Irreps(s), Irreps(s, v), Irreps(s, v, v), Irreps(s, v, v, s))[min(layer, 3)]
+        """Features before layer ``layer``."""
+        return growing(self.scalars, self.vectors, layer)
 
 
 @dataclass(frozen=True)

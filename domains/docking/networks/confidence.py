@@ -13,7 +13,7 @@ from domains.docking.networks.backbone import BOND_KINDS, LIGAND_SIZES, MAX_LIGA
 from domains.docking.networks.convolution import TensorProductConv
 from domains.docking.networks.edges import Edges
 from domains.docking.networks.encoder import invariants
-from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm
+from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm, growing
 from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, time_embedding
 from domains.docking.networks.pairs import make_edges, pairs_within
@@ -75,8 +75,8 @@ class ConfidenceOptions:
     quirks: ConfidenceQuirks = ConfidenceQuirks()
 
     def irreps(self, layer: int) -> Irreps:
-        s, v = self.scalars, self.vectors
-        return (Irreps(s), Irreps(s, v), Irreps(s, v, v), Irreps(s, v, v, s))[min(layer, 3)]
+        """Features before layer ``layer``."""
+        return growing(self.scalars, self.vectors, layer)
 
 
 class NormalisedConv(nn.Module):

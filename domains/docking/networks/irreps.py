@@ -52,6 +52,12 @@ class Irreps:
         return torch.cat(parts)
 
 
+def growing(scalars: int, vectors: int, layer: int) -> Irreps:
+    """Features before layer ``layer`` of a network: they grow by one kind per layer, and stay from layer 3 on."""
+    s, v = scalars, vectors
+    return (Irreps(s), Irreps(s, v), Irreps(s, v, v), Irreps(s, v, v, s))[min(layer, 3)]
+
+
 class IrrepsBatchNorm(nn.Module):
     """Batch norm that keeps equivariance: e3nn's ``BatchNorm`` with component normalisation.
 
