@@ -149,8 +149,7 @@ class Evaluation:
         batch = poses_of(each, self.config.poses).to(self.pipeline.device)
         start = time.perf_counter()
         poses, _ = self.pipeline.solve_in_pieces(batch, self._latents(batch, source), self.request)
-        network = self.pipeline.networks.get("confidence")
-        confidence = confidences(network, poses, batch) if isinstance(network, ConfidenceNet) else None
+        confidence = self.pipeline.domain.scores(self.pipeline.networks, poses, batch).get("confidence")
         seconds, unseen = time.perf_counter() - start, each.name in self.dataset.unseen
         return judge(
             poses, batch, range(batch.size), confidence, unseen=unseen, seconds=seconds,

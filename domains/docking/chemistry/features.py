@@ -36,6 +36,7 @@ ONE_LETTER_ELEMENTS |= {"V": 23, "Y": 39, "I": 53, "W": 74, "U": 92}
 # Residue, atomic number, stem of the atom name, atom name.
 PROTEIN_ATOM_FEATURE_SIZES = (len(RESIDUES) + 1, 119, len(ATOM_NAME_STEMS) + 1, len(ATOM_NAMES) + 1)
 
+RESIDUE_FEATURE_SIZES = (len(RESIDUES) + 1,)
 BOND_KINDS = 4  # single, double, triple, aromatic
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from domains.docking.chemistry.features import BOND_KINDS, LIGAND_FEATURE_SIZES, RESIDUE_FEATURE_SIZES
 from domains.docking.graph import Structure
 from domains.docking.networks.edges import Edges
 from domains.docking.networks.interaction import Interaction, Wiring
@@ -21,9 +22,6 @@ from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, PartsLinear, time_embedding
 from domains.docking.networks.pairs import make_edges, pairs_within
 
-LIGAND_SIZES = (119, 4, 12, 12, 8, 10, 6, 6, 2, 8, 2, 2, 2, 2, 2, 2)
-RESIDUE_SIZES = (38,)
-BOND_KINDS = 4
 MAX_LIGAND_NEIGHBOURS = 32  # torch-cluster's default, which the authors leave in place; ours are the nearest
 
 
@@ -176,8 +174,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.options = options
         s, sigma, latent = options.scalars, options.sigma_dim, options.latent_width
-        self.ligand_nodes = NodeEmbedding(LIGAND_SIZES, 0, sigma, latent, s)
-        self.receptor_nodes = NodeEmbedding(RESIDUE_SIZES, options.language, sigma, latent, s)
+        self.ligand_nodes = NodeEmbedding(LIGAND_FEATURE_SIZES, 0, sigma, latent, s)
+        self.receptor_nodes = NodeEmbedding(RESIDUE_FEATURE_SIZES, options.language, sigma, latent, s)
         self.ligand_edges = EdgeEmbedding(options, BOND_KINDS, options.ligand_radius)
         self.receptor_edges = EdgeEmbedding(options, 0, options.residue_radius)
         self.cross_edges = EdgeEmbedding(options, 0, options.cross_radius)

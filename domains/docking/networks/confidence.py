@@ -8,8 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from domains.docking.chemistry.features import (
+    BOND_KINDS,
+    LIGAND_FEATURE_SIZES,
+    PROTEIN_ATOM_FEATURE_SIZES,
+    RESIDUE_FEATURE_SIZES,
+)
 from domains.docking.graph import Structure
-from domains.docking.networks.backbone import BOND_KINDS, LIGAND_SIZES, MAX_LIGAND_NEIGHBOURS, RESIDUE_SIZES
+from domains.docking.networks.backbone import MAX_LIGAND_NEIGHBOURS
 from domains.docking.networks.convolution import TensorProductConv
 from domains.docking.networks.edges import Edges
 from domains.docking.networks.encoder import invariants
@@ -19,7 +25,6 @@ from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, Gauss
 from domains.docking.networks.pairs import make_edges, pairs_within
 from domains.docking.networks.products import Product
 
-ATOM_SIZES = (38, 119, 23, 38)
 # Receiver, source and edge set of each of the nine convolutions of a layer.
 ROUTES = {
     "ligand": ("ligand", "ligand", "ligand"),
@@ -114,9 +119,9 @@ class ConfidenceNet(nn.Module):
         s, sigma, distance = options.scalars, options.sigma_dim, options.distance_dim
         self.types = nn.ModuleDict(
             {
-                "ligand": CategoricalEmbedding(LIGAND_SIZES, s),
-                "receptor": CategoricalEmbedding(RESIDUE_SIZES, s),
-                "atom": CategoricalEmbedding(ATOM_SIZES, s),
+                "ligand": CategoricalEmbedding(LIGAND_FEATURE_SIZES, s),
+                "receptor": CategoricalEmbedding(RESIDUE_FEATURE_SIZES, s),
+                "atom": CategoricalEmbedding(PROTEIN_ATOM_FEATURE_SIZES, s),
             }
         )
         self.sigma = nn.ModuleDict({name: nn.Linear(sigma, s) for name in self.types})

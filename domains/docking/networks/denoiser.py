@@ -1,11 +1,10 @@
 """The score network, with or without discrete latents."""
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.interfaces import Denoiser
 from core.types import Latents, Tangent
@@ -38,8 +37,17 @@ class DockingDenoiser(Denoiser):
         self.scale, self.latents = scale, latents
 
     def forward(self, state: Pose, level: Tensor, latents: Latents | None, batch: DockingBatch) -> Tangent:
-        """level: [B] times in [0, 1]. Padded torsions get a score of 0."""
-        return by_sample(self, self.scores, state, level, latents, batch)
+        """level: [B] times in [0, 1]. Padded torsions get a score of 0.
+
+        In evaluation on a CPU samples are computed one after the other: small arrays stay in its cache.
+        """
+        if self.training or torch.is_grad_enabled() or batch.ids.device.type != "cpu" or batch.size == 1:
+            return self.scores(state, level, latents, batch)
+        parts = []
+        for one in (slice(i, i + 1) for i in range(batch.size)):
+            chosen = None if latents is None else latents.select(one)
+            parts.append(self.scores(state.select(one), level[one], chosen, batch.select(one)))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def scores(self, state: Pose, level: Tensor, latents: Latents | None, batch: DockingBatch) -> Tangent:
         """As ``forward``, in one call for all samples."""
@@ -66,18 +74,3 @@ class DockingDenoiser(Denoiser):
         torsion = self.torsion(complexes, positions, features)
         tr, rot, tor = (norm.to(t.dtype) for norm in self.scale.score_norms(t))
         return translation * tr[:, None], rotation * rot[:, None], torsion * tor[complexes.torsion_sample]
-
-
-def by_sample(
-    network: nn.Module, score: Callable[[Pose, Tensor, Latents | None, DockingBatch], Tangent], state: Pose,
-    level: Tensor, latents: Latents | None, batch: DockingBatch,
-) -> Tangent:  # fmt: skip
-    """Scores of all samples; one after the other in evaluation on a CPU, where small arrays stay in the cache."""
-    if network.training or torch.is_grad_enabled() or batch.ids.device.type != "cpu" or batch.size == 1:
-        return score(state, level, latents, batch)
-    parts = []
-    for i in range(batch.size):
-        one = slice(i, i + 1)
-        chosen = None if latents is None else latents.select(one)
-        parts.append(score(state.select(one), level[one], chosen, batch.select(one)))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

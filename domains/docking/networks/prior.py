@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.interfaces import PriorNet
-from core.types import LatentLogits, Latents
+from core.types import LatentLogits, Latents, padded
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Inputs
@@ -102,7 +102,7 @@ def pad_logits(parts: list[LatentLogits]) -> LatentLogits:
     width = max(part.values.shape[2] for part in parts)
     masks = [part.mask for part in parts if part.mask is not None]
     return LatentLogits(
-        torch.cat([nn.functional.pad(part.values, (0, width - part.values.shape[2])) for part in parts]),
+        torch.cat([padded(part.values, width) for part in parts]),
         torch.cat([nn.functional.pad(mask, (0, width - mask.shape[1])) for mask in masks]),
     )
 
