@@ -155,12 +155,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def make_model(weights: Path | None, folder: Path) -> None:
-    """Model folder from checkpoints, or of the published sizes with random weights."""
+def make_model(weights: Path | None, folder: Path, *overrides: str) -> None:
+    """Model folder from checkpoints, or of the published sizes with random weights and settings of its own."""
     if weights is not None:
         convert(weights, folder)
         return
-    config = load_config(ROOT / "experiments" / "docking" / "disco-diffdock-s.yaml", PUBLISHED)
+    config = load_config(ROOT / "experiments" / "docking" / "disco-diffdock-s.yaml", (*PUBLISHED, *overrides))
     domain = get_domain("docking")(config)
     torch.manual_seed(0)
     Pipeline(domain, {name: build() for name, build in domain.parts().items()}).save_pretrained(folder)

@@ -4,6 +4,7 @@ DIR/manifest.json            schema, configuration, checksums, provenance, metri
 DIR/denoiser.safetensors     and encoder.safetensors, prior.safetensors, ... as the manifest says
 """
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -38,6 +39,12 @@ class Manifest:
     git_commit: str = ""
     licence: str = "MIT"
     metrics: Mapping[str, float] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all weights; '' where there are none."""
+        parts = "".join(f"{name}:{checksum}\n" for name, checksum in sorted(self.weights.items()))
+        return hashlib.sha256(parts.encode()).hexdigest() if parts else ""
 
     def to_json(self) -> str:
         """The text of manifest.json, with the versions that wrote it."""

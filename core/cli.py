@@ -1,36 +1,28 @@
 """The command line: thin typer commands over the Python API."""
 
 import json
-import logging
 import os
-import shlex
 import signal
 import sys
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from core.config_file import dump_config, load_config
+from core.commands import Commands
+from core.console import Device, Overrides, Quiet, say, start_logging, this_command
 from core.errors import DiscoError, RequestError
-from core.registry import domain_names, get_domain
 
 app = typer.Typer(
-    name="disco", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="disco", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Discrete latents for diffusion models: train, sample, evaluate, look inside.",
 )  # fmt: skip
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that beat the file's.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 ModelDir = Annotated[Path, typer.Argument(help="Run folder of 'disco train', or a model folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
@@ -45,7 +37,7 @@ CITATION = """@inproceedings{xu2024disco,
 
 def _show_version(value: bool) -> bool:
     if value:
-        typer.echo(f"disco-diff {package_version('disco-diff')}, torch {torch.__version__}")
+        typer.echo(f"disco-diff {package_version('disco-diff')}, torch {package_version('torch')}")
         raise typer.Exit
     return value
 
@@ -59,11 +51,6 @@ def _options(
 ) -> None:
     if traceback:
         os.environ["DISCO_TRACEBACK"] = "1"
-
-
-def _logging(quiet: bool) -> None:
-    level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
 
 
 @app.command()
@@ -80,10 +67,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, or go on where its run folder was left. Under torchrun: on several processes."""
+    from core.config_file import load_config
     from core.training.loop import Interrupted
     from core.training.run import train as train_run
 
-    _logging(quiet or int(os.environ.get("RANK", "0")) > 0)
+    start_logging(quiet or int(os.environ.get("RANK", "0")) > 0)
     settings = load_config(config, overrides or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
@@ -92,9 +80,9 @@ def train(
     try:
         model = train_run(settings, folder, stage, device, overwrite, quiet)
     except Interrupted as stop:
-        _say(f"{stop}; everything up to the last step is saved. Go on with the same command:\n  {_command()}")
+        say(f"{stop}; everything up to the last step is saved. Go on with the same command:\n  {this_command()}")
         raise typer.Exit(128 + stop.signum) from stop
-    _say(f"model in {model}")
+    say(f"model in {model}")
 
 
 @app.command()
@@ -124,9 +112,11 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Generate samples with a trained model."""
+    import torch
+
     from core.pipeline import Pipeline, Request
 
-    _logging(quiet)
+    start_logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
@@ -137,7 +127,7 @@ def sample(
     result = pipeline.generate(request)
     files = pipeline.domain.write(result, out)
     files.append(_write_record(out, pipeline, request, result))
-    _say(f"{count} samples, {result.nfe} network evaluations each: {', '.join(str(f) for f in files)}")
+    say(f"{count} samples, {result.nfe} network evaluations each: {', '.join(str(f) for f in files)}")
 
 
 @app.command()
@@ -160,7 +150,7 @@ def evaluate(
     from core.pipeline import Pipeline, Request
     from core.reports import evaluate_model
 
-    _logging(quiet)
+    start_logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance)])
     rows = evaluate_model(pipeline, Request(seed=seed, steps=steps), out, count)
     columns = list(next(iter(rows.values())))
@@ -170,7 +160,7 @@ def evaluate(
     Console().print(table)
     if record:
         add_metrics(find_model(model), next(iter(rows.values())))
-    _say(f"written to {out}")
+    say(f"written to {out}")
 
 
 @app.command()
@@ -187,9 +177,9 @@ def diagnose(
     from core.pipeline import Pipeline
     from core.reports import diagnose_model
 
-    _logging(quiet)
+    start_logging(quiet)
     files = diagnose_model(Pipeline.from_pretrained(model, device, overrides or ()), out, count, seed)
-    _say("\n".join(str(path) for path in files))
+    say("\n".join(str(path) for path in files))
 
 
 @app.command()
@@ -201,13 +191,15 @@ def convert(
     from core.convert import convert as convert_weights
 
     for note in convert_weights(source, out):
-        _say(note)
-    _say(f"model in {out}")
+        say(note)
+    say(f"model in {out}")
 
 
 @app.command()
 def domains() -> None:
     """List the domains that are installed."""
+    from core.registry import domain_names, get_domain
+
     for name in domain_names():
         try:
             summary = (get_domain(name).__doc__ or "").strip().splitlines()[0]
@@ -219,6 +211,8 @@ def domains() -> None:
 @app.command()
 def config(path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: Overrides = None) -> None:
     """Print the resolved configuration: every key with its value."""
+    from core.config_file import dump_config, load_config
+
     typer.echo(dump_config(load_config(path, overrides or ())), nl=False)
 
 
@@ -230,6 +224,8 @@ def cite() -> None:
 
 def _print_plan(settings: Any, folder: Path) -> None:
     """What a training run would do: the resolved configuration, and the size of every network."""
+    from core.config_file import dump_config
+    from core.registry import get_domain
     from core.training.stage import stage_names
 
     domain = get_domain(settings.domain)(settings)
@@ -242,6 +238,7 @@ def _print_plan(settings: Any, folder: Path) -> None:
 
 def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
     """samples.json: what was asked for and the codes of every sample; config.yaml beside it."""
+    from core.config_file import dump_config
     from core.files import write_text
 
     discrete = result.latents is not None and pipeline.space.discrete
@@ -305,16 +302,6 @@ def _numbers(text: str) -> list[int]:
         raise RequestError(f"--codes {text}: give whole numbers with commas between, e.g. 3,1,7") from error
 
 
-def _command() -> str:
-    processes = os.environ.get("WORLD_SIZE")
-    launcher = ["torchrun", "--nproc-per-node", processes, "-m", "core.cli"] if processes else ["disco"]
-    return shlex.join([*launcher, *sys.argv[1:]])
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 def main() -> None:
     """Entry point. Errors that a user can cure are one line; exit code 1."""
     try:
@@ -322,10 +309,10 @@ def main() -> None:
     except DiscoError as error:
         if os.environ.get("DISCO_TRACEBACK"):
             raise
-        _say(f"{type(error).__name__}: {error}")
+        say(f"{type(error).__name__}: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
         sys.exit(128 + signal.SIGINT)
 
 

@@ -149,6 +149,7 @@ class Domain(ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
+    pipeline: ClassVar[type[Any] | None] = None  # a Pipeline with more methods, where the domain has one
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

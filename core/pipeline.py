@@ -79,9 +79,10 @@ class Pipeline:
         networks: Mapping[str, nn.Module],
         device: torch.device | str = "cpu",
         manifest: Manifest | None = None,
+        name: str = "",
     ) -> None:
-        """manifest: what is known of trained weights; ``save_pretrained`` hands it on."""
-        self.manifest = manifest or Manifest(domain.config, {})
+        """manifest: what is known of trained weights; ``save_pretrained`` hands it on; name: of the model's folder."""
+        self.manifest, self.name = manifest or Manifest(domain.config, {}), name
         self.domain, self.config, self.device = domain, domain.config, torch.device(device)
         self.geometry = domain.geometry()
         self.networks = {name: net.to(self.device).eval().requires_grad_(False) for name, net in networks.items()}
@@ -93,17 +94,20 @@ class Pipeline:
     def from_pretrained(cls, folder: Path | str, device: str = "auto", overrides: Sequence[str] = ()) -> "Pipeline":
         """Load a model or run folder. ``overrides``: ``a.b=value`` settings for sampling (model.noise.rho=5).
 
+        Where the domain has a pipeline of its own (docking: ``DockingPipeline``), that is what comes.
         Raises CheckpointError for a missing or damaged folder, ConfigError for a wrong override.
         """
         model = find_model(folder)
         manifest = read_manifest(model)
         raw = apply_overrides(manifest.config.model_dump(mode="json"), overrides)
         domain = get_domain(manifest.config.domain)(parse_config(raw, str(model)))
+        kind = domain.pipeline if domain.pipeline is not None and issubclass(domain.pipeline, cls) else cls
         if "denoiser" not in manifest.weights:
             raise CheckpointError(f"{model / MANIFEST}: damaged, it lists no denoiser; copy the model folder again")
         builders = domain.parts()
         networks = {n: load_part(model, n, builders[n](), manifest) for n in manifest.weights if n in builders}
-        return cls(domain, networks, resolve_device(device), manifest)
+        name = model.parent.name if model.name == "model" else model.name
+        return kind(domain, networks, resolve_device(device), manifest, name)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder that ``from_pretrained`` reads."""

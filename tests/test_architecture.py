@@ -12,7 +12,10 @@ from tests.support import ROOT
 
 CODE = ("core", "domains", "experiments", "benchmarks")
 FILE_LINES, FUNCTION_LINES = 350, 60
-HEAVY = ("timm", "torchvision", "torch_geometric", "e3nn", "rdkit", "sklearn", "Bio", "matplotlib", "scipy")
+HEAVY = (
+    "torch", "pandas", "timm", "torchvision",
+    "torch_geometric", "e3nn", "rdkit", "sklearn", "Bio", "matplotlib", "scipy",
+)  # fmt: skip
 GLOBAL_DRAWS = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "multinomial"}
 
 

@@ -21,9 +21,13 @@ from domains.docking.torsion import nesting
 
 @dataclass(frozen=True, eq=False)
 class Receptor:
-    """A protein prepared once for any number of ligands. Positions of the arrays are relative to ``centre`` [3]."""
+    """A protein prepared once for any number of ligands. Positions of the arrays are relative to ``centre`` [3].
+
+    protein: what the networks see, perhaps cut to a pocket; whole: all of it, which poses may clash with.
+    """
 
     protein: Protein
+    whole: Protein
     centre: Float[np.ndarray, " 3"]
     residues: Mapping[str, np.ndarray]
     atoms: Mapping[str, np.ndarray]
@@ -32,17 +36,16 @@ class Receptor:
     def of(protein: Protein, language: LanguageModel | None = None, whole: Protein | None = None) -> "Receptor":
         """Graph arrays of a protein, with residue embeddings where a language model is given.
 
-        whole: the protein before it was cropped to a pocket; the language model sees whole chains.
+        whole: the protein before it was cut to a pocket; the language model sees whole chains.
         """
-        centre = protein.center
+        centre, full = protein.center, whole or protein
         residues, atoms = dict(receptor_arrays(protein)), dict(atom_arrays(protein))
         for arrays in (residues, atoms):
             arrays["positions"] = arrays["positions"] - centre
         if language is not None:
-            full = whole or protein
             embeddings = language.residue_embeddings(full.chain_sequences(), full.n_residues)
             residues["language"] = embeddings[protein.origin]
-        return Receptor(protein, centre, residues, atoms)
+        return Receptor(protein, full, centre, residues, atoms)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from domains.docking.networks.encoder import DockingEncoder
 from domains.docking.networks.latents import LatentInput
 from domains.docking.networks.prior import DockingPrior
 from domains.docking.noise import TabledNoise
+from domains.docking.pipeline import DockingPipeline
 from domains.docking.pose import Pose
 from domains.docking.published import convert_files
 from domains.docking.request import DockingRequest
@@ -41,6 +42,7 @@ class DockingDomain(Domain):
 
     name = "docking"
     Config = DockingConfig
+    pipeline = DockingPipeline
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PositiveFloat, ValidationError, model_validator
 
-from core.config import Section
+from core.config import Section, SectionType
 from core.errors import RequestError
 from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.ligand import LigandFailure, read_coordinates, read_ligands
@@ -34,17 +34,10 @@ def _numbers(value: Any) -> Any:
     return numbers
 
 
-class DockingRequest(Section):
-    """One protein with one ligand or many.
+class Site(Section):
+    """Where to dock. pocket: file of a reference ligand, around which the protein is kept up to ``margin`` Angstrom; or
+    ``center`` with ``radius`` (sphere) or ``size`` (box). Nothing given: anywhere (blind docking)."""
 
-    protein: PDB or mmCIF file; ligand: file (every record is one ligand) or SMILES; template: SMILES of a ligand whose
-    file has no bond orders; pocket: file of a reference ligand, around which the protein is kept up to ``margin``
-    Angstrom; or ``center`` with ``radius`` (sphere) or ``size`` (box).
-    """
-
-    protein: Path
-    ligand: str
-    template: str | None = None
     pocket: Path | None = None
     margin: PositiveFloat = 10.0
     center: Annotated[Triple | None, BeforeValidator(_numbers)] = None
@@ -52,7 +45,7 @@ class DockingRequest(Section):
     size: Annotated[Triple | None, BeforeValidator(_numbers)] = None
 
     @model_validator(mode="after")
-    def _one_pocket(self) -> "DockingRequest":
+    def _one_pocket(self) -> "Site":
         if self.center is None:
             if self.radius is not None or self.size is not None:
                 raise ValueError("radius and size need a center")
@@ -60,15 +53,15 @@ class DockingRequest(Section):
             raise ValueError("a pocket is a reference ligand, or a center with either a radius or a size")
         return self
 
-    @staticmethod
-    def parse(spec: Mapping[str, Any]) -> "DockingRequest":
+    @classmethod
+    def parse(cls: type[SectionType], spec: Mapping[str, Any]) -> SectionType:
         """Values may be text, as from a command line. Raises RequestError that names what is wrong."""
         try:
-            return DockingRequest.model_validate({k: str(v) if isinstance(v, Path) else v for k, v in spec.items()})
+            return cls.model_validate({k: str(v) if isinstance(v, Path) else v for k, v in spec.items()})
         except ValidationError as error:
             every = error.errors()
             first = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
-            name, known = ".".join(str(part) for part in first["loc"][:1]), ", ".join(DockingRequest.model_fields)
+            name, known = ".".join(str(part) for part in first["loc"][:1]), ", ".join(cls.model_fields)
             what = {"extra_forbidden": f"docking takes no '{name}'; it takes: {known}", "missing": f"give the {name}"}
             reason = first["msg"].removeprefix("Value error, ")
             said = f"{name}: {reason}" if name else reason
@@ -81,6 +74,18 @@ class DockingRequest(Section):
         if self.center is None:
             return None
         return Sphere(self.center, self.radius) if self.radius is not None else Box(self.center, self.size or (0, 0, 0))
+
+
+class DockingRequest(Site):
+    """One protein with one ligand or many.
+
+    protein: PDB or mmCIF file; ligand: file (every record is one ligand) or SMILES; template: SMILES of a ligand whose
+    file has no bond orders; where: see ``Site``.
+    """
+
+    protein: Path
+    ligand: str
+    template: str | None = None
 
     def complexes(self, quirks: QuirksConfig, language: LanguageModel | None = None) -> list[Complex]:
         """All ligands with the protein, which is prepared once. What was changed on the way, and records that cannot be

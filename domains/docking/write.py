@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from domains.docking.pose import Pose
 
 logger = logging.getLogger("disco")
 V2000_ATOMS = 999  # more do not fit the older format
-LONGEST_NAME = 80  # characters of a folder's name; file systems take 255 bytes
+LONGEST_NAME = 80  # characters of a folder's name
+LONGEST_BYTES = 200  # of the same in UTF-8; file systems take 255
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?", re.IGNORECASE)
 
 
 def pose_positions(samples: Pose, batch: DockingBatch, number: int) -> Float64[np.ndarray, "n 3"]:
@@ -27,18 +30,32 @@ def pose_positions(samples: Pose, batch: DockingBatch, number: int) -> Float64[n
     return place + batch.complexes[batch.index[number]].receptor.centre
 
 
+def folder_name(name: str) -> str:
+    """The name as one folder on every system: letters, digits and ``. _ + -``, short, no device of Windows."""
+    plain = re.sub(r"[^\w.+-]+", "_", unicodedata.normalize("NFC", name)).lstrip("._-")[:LONGEST_NAME]
+    plain = plain.encode()[:LONGEST_BYTES].decode(errors="ignore").rstrip("._") or "complex"
+    return f"complex_{plain}" if WINDOWS_DEVICES.fullmatch(plain) else plain
+
+
+class FolderNames:
+    """Gives names as of ``folder_name`` of which no two are alike but for capitals, and none is ``reserved``."""
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._last = {name.casefold(): 1 for name in reserved}  # number of the last folder of every name
+
+    def take(self, name: str) -> str:
+        """The folder of a name, with ``_2``, ``_3`` ... where it was taken before."""
+        plain = unique = folder_name(name)
+        while unique.casefold() in self._last:
+            self._last[plain.casefold()] += 1
+            unique = f"{plain}_{self._last[plain.casefold()]}"
+        self._last[unique.casefold()] = 1
+        return unique
+
+
 def folder_names(names: Iterable[str]) -> Iterator[str]:
-    """Names that are one folder each on every system: letters, digits and ``. _ + -``, short, and no two alike but for
-    capitals."""
-    taken: set[str] = set()
-    for name in names:
-        plain = re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "complex"
-        unique, count = plain, 1
-        while unique.casefold() in taken:
-            count += 1
-            unique = f"{plain}_{count}"
-        taken.add(unique.casefold())
-        yield unique
+    """The folders of several names."""
+    return map(FolderNames().take, names)
 
 
 def write_poses(result: Generated, out: Path) -> list[Path]:
@@ -69,16 +86,23 @@ def _record(result: Generated, number: int, rank: int) -> str:
     if not np.isfinite(place).all():
         logger.warning("%s: sample %d is not finite and is left out", each.name, int(batch.ids[number]))
         return ""
-    mol = with_poses(each.ligand.mol, place[None])
-    mol.SetProp("_Name", each.ligand.name)
     properties = {"sample": str(int(batch.ids[number]))}
     if "confidence" in result.scores:
         properties |= {"rank": str(rank), "confidence": f"{float(result.scores['confidence'][number]):.4f}"}
     if result.latents is not None and result.latents.values.shape[2] >= each.nodes:
         codes = result.latents.codes[number].tolist()
         properties |= {f"latent_{slot}": each.node_name(code) for slot, code in enumerate(codes, 1)}
+    mol = with_poses(each.ligand.mol, place[None])
     properties["stereo"] = "kept" if same_stereo(each.ligand.mol, mol) else "changed"
-    return _mol_block(mol) + "".join(f">  <{name}>\n{text}\n\n" for name, text in properties.items()) + "$$$$\n"
+    return sdf_record(mol, each.ligand.name, properties)
+
+
+def sdf_record(pose: Chem.Mol, name: str, properties: Mapping[str, str]) -> str:
+    """One record of an SD file: the first conformer of ``pose``, titled ``name``."""
+    titled = Chem.Mol(pose)
+    titled.SetProp("_Name", " ".join(name.split()))
+    data = "".join(f">  <{key}>\n{text}\n\n" for key, text in properties.items())
+    return _mol_block(titled) + data + "$$$$\n"
 
 
 def _mol_block(mol: Chem.Mol) -> str:

@@ -1,0 +1,1 @@
+"""``disco app``: docking from a web page that this machine serves to itself."""

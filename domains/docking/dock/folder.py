@@ -1,0 +1,188 @@
+"""The folder of a docking run: what is in it, what is finished, and whose it is."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from core.errors import RequestError
+from core.files import storage_errors, write_text
+from domains.docking.chemistry.files import file_stem
+from domains.docking.chemistry.pdb_block import pdb_block
+from domains.docking.chemistry.protein import Protein
+from domains.docking.dock.jobs import Failure, Job
+from domains.docking.dock.result import DockingResult, read_record
+from domains.docking.write import folder_name
+
+PROTEINS, SUMMARY, FAILURES, CONFIG, REPORT = "proteins", "summary.csv", "failures.csv", "config.yaml", "report.html"
+LOCK = ".lock"
+COLUMNS = (
+    "id", "row", "protein", "ligand", "smiles", "poses", "confidence", "confidence_band", "flags", "clashes", "strain",
+    "pb_valid", "seconds", "best_pose",
+)  # fmt: skip
+FREE = ("batch_size", "model")  # change no result; the model is known by the checksum of its weights
+
+
+class RunFolder:
+    """OUT of ``disco dock``. A complex is finished where OUT/ID/result.json is and fits its inputs."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """settings: everything that the results depend on, as plain values."""
+        self.path, self.settings = path, dict(settings)
+
+    @contextmanager
+    def opened(self, overwrite: bool) -> Iterator[None]:
+        """Hold the folder. Raises RequestError where another run does, or where it holds results of other settings;
+        ``overwrite`` makes them all unfinished instead. Raises StorageError."""
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("w")
+        with lock:
+            _lock(lock, self.path)
+            for folder in (self.path, self.path / PROTEINS):
+                _tidy(folder)
+            if overwrite:
+                for result in self.path.glob("*/result.json"):
+                    result.unlink()
+            else:
+                self._check()
+            write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True))
+            yield
+
+    def _check(self) -> None:
+        if next(self.path.glob("*/result.json"), None) is None:
+            return
+        try:
+            before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            before = None
+        if not isinstance(before, dict):
+            raise RequestError(
+                f"{self.path} holds results, but its {CONFIG}, with their settings, is missing or damaged: choose "
+                "another folder, or --overwrite to dock everything again"
+            )
+        now = {name: value for name, value in self.settings.items() if name not in FREE}
+        differ = [
+            f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value
+        ]
+        if differ:
+            raise RequestError(
+                f"{self.path} holds results of other settings ({'; '.join(differ)}): choose another folder, or "
+                "--overwrite to dock everything again"
+            )
+
+    def fingerprint(self, job: Job) -> str:
+        """SHA-256 of what a job's result depends on. Settings are the folder's own, so they are not in it."""
+        site = job.site.model_dump(mode="json")
+        pocket = None if job.site.pocket is None else _checksum(job.site.pocket)
+        parts = [job.id, _checksum(job.protein), job.ligand.name, job.ligand.smiles, site, pocket]
+        digest = hashlib.sha256(json.dumps(parts).encode())
+        if job.ligand.coordinates is not None:
+            digest.update(job.ligand.coordinates.tobytes())
+        return digest.hexdigest()
+
+    def finished(self, job: Job) -> dict[str, Any] | None:
+        """The row of a job that was done before, from the same inputs."""
+        record = read_record(self.path / job.id)
+        if record is None or record.get("fingerprint") != self.fingerprint(job):
+            return None
+        try:
+            return row_of(record, job.row)
+        except (LookupError, TypeError, AttributeError):  # damaged
+            return None
+
+    def write(self, job: Job, result: DockingResult) -> dict[str, Any]:
+        """Write one result; returns its row of the summary. Raises StorageError."""
+        folder = self.path / job.id
+        with storage_errors(folder):
+            _tidy(folder)
+            protein = self._protein(job.protein, result.complex.receptor.whole)
+            record = result.write(folder, f"../{PROTEINS}/{protein}", fingerprint=self.fingerprint(job))
+        return row_of(record, job.row)
+
+    def _protein(self, source: Path, protein: Protein) -> str:
+        """File of a protein as it was read, whole; its name holds a checksum, so equal ones share a file."""
+        text = _block(protein)
+        name = f"{folder_name(file_stem(source))}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.pdb"
+        path = self.path / PROTEINS / name
+        if not path.is_file():
+            write_text(path, text)
+        return name
+
+    def write_tables(self, rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> None:
+        """summary.csv with one row per complex and failures.csv, in the order of the jobs. Raises StorageError."""
+        every = sorted(rows, key=lambda row: (row["row"], row["id"]))
+        failed = [asdict(failure) for failure in sorted(failures, key=lambda failure: (failure.row, failure.id))]
+        write_text(self.path / SUMMARY, _table(COLUMNS, every))
+        write_text(self.path / FAILURES, _table([f.name for f in fields(Failure)], failed))
+
+
+def row_of(record: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """One complex as a row of summary.csv: its best pose. row: of the job."""
+    best = record["poses"][0]
+    more = {f"minimized_{name}": value for name, value in best.get("minimized", {}).items()}
+    return {
+        "id": record["id"], "row": row, "protein": record["protein"]["source"], "ligand": record["ligand"]["source"],
+        "smiles": record["ligand"]["smiles"], "poses": len(record["poses"]), "confidence": best["confidence"],
+        "confidence_band": best["band"], "flags": ", ".join(best["flags"]), "clashes": best["clashes"],
+        "strain": best["strain"], "pb_valid": best.get("pb_valid"), "seconds": record["seconds"],
+        "best_pose": f"{record['id']}/{best['file']}", **more, **best.get("rescores", {}),
+    }  # fmt: skip
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV text; columns that only some rows have come behind."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what a run that was killed while writing left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    """Taken for as long as the file is open; the system frees it when the process ends, however it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RequestError(f"{path}: another run is writing there: wait for it, or choose another folder") from error
+    except OSError:  # a file system without locks
+        return
+
+
+def _checksum(path: Path) -> str:
+    try:
+        stat = os.stat(path)
+        return _checksum_of(path, stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=64)
+def _checksum_of(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _block(protein: Protein) -> str:
+    return pdb_block(protein)
