@@ -2,8 +2,8 @@
 
     python -m experiments.docking_demo -o out/demo/docking
 
-The model has seen its answer and is told the pocket: this shows the machinery, not what docking can do. What is finished
-is not done again.
+The model has seen the answer and is told the pocket: this shows the machinery, not what docking can do. What is
+finished is not done again.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from core.pipeline import Pipeline
 from core.registry import get_domain
@@ -60,7 +62,7 @@ def site(name: str, radius: float = 9.0) -> dict[str, Any]:
 
 Row = tuple[str, str, str]  # name, protein, SMILES
 ROWS: tuple[Row, ...] = tuple(
-    (f"{name}-{ligand}", name, smiles) for name in ("1bvi", "2p70") for ligand, smiles in LIGANDS.items()
+    (f"{name}-{ligand}", name, LIGANDS[ligand]) for name in ("1bvi", "2p70") for ligand in ("alanine", "chain", "acid")
 )
 
 
@@ -87,7 +89,7 @@ def dock_table(
 
 
 def contents(out: Path) -> dict[str, str]:
-    """Every file of a result folder but the report and the lock, without times."""
+    """Every file of a result folder but the report and the lock, without times and what changes no result."""
     found = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("report.html", ".lock")):
         text = path.read_text()
@@ -95,6 +97,9 @@ def contents(out: Path) -> dict[str, str]:
             text = json.dumps({**json.loads(text), "seconds": 0})
         if path.name == "summary.csv":
             text = json.dumps([{**row, "seconds": 0} for row in csv.DictReader(io.StringIO(text))])
+        if path.name == "config.yaml":
+            free = ("model", "model_sha256", "overrides", "batch_size")
+            text = str({key: value for key, value in yaml.safe_load(text).items() if key not in free})
         found[str(path.relative_to(out))] = text
     return found
 
@@ -134,9 +139,7 @@ def forked(work: Callable[[], None], output: Path) -> Iterator[int]:
         status = 70
         try:
             os.setpgid(0, 0)
-            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
+            sys.stdout = sys.stderr = output.open("a", buffering=1)
             work()
             status = 0
         except SystemExit as end:
@@ -150,7 +153,7 @@ def forked(work: Callable[[], None], output: Path) -> Iterator[int]:
             os.killpg(child, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """Until something is so. AssertionError where it takes too long."""
     end = time.monotonic() + seconds
     while not condition():

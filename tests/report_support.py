@@ -124,7 +124,7 @@ def write_run(out: Path) -> None:
     write_complex(out / "4kxj", "4kxj", "../proteins/4kxj.pdb")
     with (out / "failures.csv").open("w", newline="") as handle:
         rows = [
-            ("id", "source", "error", "reason"),
+            ("id", "ligand", "stage", "reason"),
             ("bad1", "lib.sdf", "DataError", "record 3: no atoms"),
             (EVIL, "x", "E", EVIL),
         ]

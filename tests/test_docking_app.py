@@ -222,6 +222,15 @@ def choose_file(page: Page, selector: str, path: Path) -> None:
     page.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
 
 
+def downloaded(path: Path) -> Path:
+    """The file, once it is there."""
+    end = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.05)
+    return path
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 def test_the_page_uploads_docks_shows_and_downloads_in_a_browser(server: Server, tmp_path: Path) -> None:
     here = f"http://127.0.0.1:{server.port}/"
@@ -254,11 +263,7 @@ def test_the_page_uploads_docks_shows_and_downloads_in_a_browser(server: Server,
         assert "not an affinity" in page.run("document.querySelector('main > .note').textContent")
 
         page.run("document.querySelector('#archive').click()")
-        end = time.monotonic() + PATIENCE
-        while not (tmp_path / "docked.zip").exists():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert "docked/report.html" in zipfile.ZipFile(tmp_path / "docked.zip").namelist()
+        assert "docked/report.html" in zipfile.ZipFile(downloaded(tmp_path / "docked.zip")).namelist()
 
         kept, report = page.run("location.href"), page.run("document.querySelector('#report').href")
         visit(page, kept, width=390)  # the address leads back, also on a phone
@@ -266,6 +271,8 @@ def test_the_page_uploads_docks_shows_and_downloads_in_a_browser(server: Server,
         assert page.run("document.documentElement.scrollWidth") <= 390
         visit(page, report)
         page.wait("document.querySelectorAll('#complexes tbody tr').length === 2")
+        page.run("document.querySelector('a[href$=\"poses.sdf\"]').click()")
+        assert downloaded(tmp_path / "poses.sdf").read_text().count("$$$$") == 2
         assert page.run("self.origin") == "null"  # apart from the page: scripts of a report reach nothing of it
         assert page.run(f"fetch({here!r}).then(() => 'read', () => 'refused')") == "refused"
         page.errors = [error for error in page.errors if "Content Security Policy" not in error]

@@ -149,12 +149,22 @@ def test_seeds_samples_and_ids_all_differ(pipeline: DockingPipeline, tmp_path: P
     assert conformer_seed(0, "one") == derive_key(0, "conformer/one")[0] % 2**31, "published results depend on it"
 
 
-def test_poses_are_ranked_by_confidence(docked: dict[str, DockingResult]) -> None:
+def test_poses_are_ranked_by_confidence(
+    pipeline: DockingPipeline, library: Callable[..., Path], docked: dict[str, DockingResult],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Equal ones as sampled; one that is no number comes last."""
     for result in docked.values():
         confidences = [pose.confidence or 0.0 for pose in result.poses]
         assert confidences == sorted(confidences, reverse=True)
         assert [pose.rank for pose in result.poses] == [1, 2]
-    assert any([pose.sample for pose in result.poses] != [1, 2] for result in docked.values())
+    scores = {"confidence": torch.tensor([-1.0, 2.0, torch.nan, 2.0, -2.0])}
+    monkeypatch.setattr(pipeline.domain, "scores", lambda *_: scores)
+    result = dock(pipeline, library(["acid"]), poses=5)["1bvi_acid"]
+    assert [(pose.sample, pose.confidence, pose.band) for pose in result.poses] == [
+        (2, 2.0, "high"), (4, 2.0, "high"), (1, -1.0, "moderate"), (5, -2.0, "low"), (3, None, None),
+    ]  # fmt: skip
+    assert '"confidence": null' in json.dumps(result.poses[-1].record(), allow_nan=False)
 
 
 # Memory

@@ -228,6 +228,16 @@ def test_one_complex_that_fails_is_told_and_gives_exit_code_1(
     assert "is empty" in (tmp_path / "out" / "failures.csv").read_text()
 
 
+def test_a_file_name_in_no_encoding_is_docked_and_written_down(
+    typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.pdb")
+    odd.write_text(HELIX)
+    code, _, err = typed("-r {odd} -l CCO --name odd -o {out} -m {model} --no-report --poses 1", odd=odd)
+    assert code == 0, err
+    assert "caf?.pdb" in (tmp_path / "out" / "summary.csv").read_text()
+
+
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """A folder into which nobody can write; for root that needs a file system of its own."""
@@ -282,7 +292,7 @@ def test_ten_thousand_rows_of_which_every_tenth_is_broken(tmp_path: Path) -> Non
     (tmp_path / "good.pdb").write_text(HELIX)
     wrong = ["a,good.pdb", "a,good.pdb,none.sdf", 'a,"good.pdb,CCO', "a,good.pdb,C1CC", "a,none.pdb,CCO", "a,b,c,d,e"]
     rows = [
-        wrong[k // 10 % len(wrong)] if k % 10 == 0 else f"n{k % 5000},good.pdb,{'C' * (k % 20 + 1)}O"
+        wrong[k // 10 % len(wrong)] if k % 10 == 0 else f"n{k % 5000},good.pdb,{'C' * (k % 3 + 1)}O"
         for k in range(10_000)
     ]
     (tmp_path / "table.csv").write_text("\n".join(["id,protein,ligand", *rows]))

@@ -365,6 +365,8 @@ def test_a_source_that_is_nothing_is_refused_at_the_call() -> None:
         jobs_of_ligands(PROTEIN, "this is nothing")
     with pytest.raises(RequestError, match="no such file"):
         jobs_of_ligands(PROTEIN, "none.sdf")
+    with pytest.raises(RequestError, match="the ligand is empty"):
+        jobs_of_ligands(PROTEIN, " ")
 
 
 def test_a_file_with_a_heading_only_says_that_it_is_empty(tmp_path: Path) -> None:

@@ -33,20 +33,18 @@ def places(ligand: Ligand) -> np.ndarray:
 
 @cache
 def relaxed() -> tuple[np.ndarray, Minimized]:
-    """The crystal pose and three displaced by 0.5 to 1 A, before and after."""
+    """The crystal pose and two displaced by 0.5 and 1 A, the last into the protein; before and after."""
     ligand, protein = crystal()
-    rng = np.random.default_rng(0)
-    poses = [places(ligand)]
-    for length in (0.5, 0.75, 1.0):
-        direction = rng.normal(size=3)
-        poses.append(places(ligand) + length * direction / np.linalg.norm(direction))
+    into = np.array([-0.64, -0.13, 0.76])
+    steps = (0 * into, -0.5 * into, into)
+    poses = [places(ligand) + step for step in steps]
     return np.stack(poses), minimize_poses(ligand.mol, np.stack(poses), protein)
 
 
 def test_the_energy_never_rises_and_every_pose_is_relaxed() -> None:
     _, found = relaxed()
     assert found.force_field == "MMFF94s"
-    assert found.reasons == (None,) * 4
+    assert found.reasons == (None,) * 3
     assert (found.after < found.before).all()
 
 
@@ -62,7 +60,7 @@ def test_the_crystal_pose_moves_little_and_displaced_ones_come_nearer_to_it() ->
     assert found.moved[0] < 1.2
     np.testing.assert_allclose(found.moved, np.sqrt(((found.positions - poses) ** 2).sum(-1).mean(-1)))
     apart = np.sqrt(((found.positions - found.positions[0]) ** 2).sum(-1).mean(-1))
-    assert (apart[1:] < (0.5, 0.75, 1.0)).all()
+    assert (apart[1:] < (0.5, 1.0)).all()
 
 
 def test_stereochemistry_and_bonds_stay() -> None:

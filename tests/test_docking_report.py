@@ -88,7 +88,7 @@ def test_texts_from_files_stay_texts(tmp_path: Path) -> None:
     ligand = {"name": EVIL, "smiles": EVIL, "notes": [EVIL]}
     write_complex(tmp_path / "a", "2p70", "protein.pdb", id=EVIL, ligand=ligand, notes=[EVIL])
     with (tmp_path / "failures.csv").open("w", newline="") as handle:
-        csv.writer(handle).writerows([("id", "source", "error", "reason"), [EVIL] * 4])
+        csv.writer(handle).writerows([("id", "ligand", "stage", "reason"), [EVIL] * 4])
     page = write_run_report(tmp_path).read_text()
     data, elements = embedded(page), Elements(page)
     assert data["index"]["rows"][0]["id"] == data["index"]["failures"][0]["id"] == EVIL

@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+INSTALLED = ("images", "docking", "app", "rescore", "dev")
 REQUIRED = {"torch", "torch-geometric", "e3nn", "rdkit", "biopython", "timm", "pyyaml", "pytest"}
 
 
 def project_requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return {*project["dependencies"], *extras["images"], *extras["docking"], *extras["dev"]}
+    return {*project["dependencies"], *(each for name in INSTALLED for each in extras[name])}
 
 
 def conda_pip_list() -> list[str]:

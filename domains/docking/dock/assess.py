@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from core.errors import DataError, RequestError
 from domains.docking.complex import Complex
 from domains.docking.dock.engine import Docked
-from domains.docking.dock.flags import PoseFlags, band, pose_flags
+from domains.docking.dock.flags import band, pose_flags
 from domains.docking.dock.result import DockedPose, DockingResult
 from domains.docking.dock.settings import DockSettings
 from domains.docking.graph import TORSION
@@ -47,7 +47,7 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
                 confidence=confidence,
                 band=None if confidence is None else band(confidence),
                 latents=tuple(latents),
-                **_seen(seen, place),
+                **seen.record(place),
                 **{name: values[place] for name, values in extras.items()},
                 frames=None if docked.frames is None else docked.frames[number],
             )
@@ -98,18 +98,6 @@ def _ranked(docked: Docked) -> list[int]:
         return finite
     value = np.nan_to_num(docked.confidence, nan=-np.inf)
     return sorted(finite, key=lambda i: -value[i])
-
-
-def _seen(flags: PoseFlags, place: int) -> dict[str, Any]:
-    """Fields of a pose. A ligand of one atom has no distance within, and some have no strain."""
-    return {
-        "stereo": "kept" if flags.stereo_kept[place] else "changed",
-        "protein_distance": _number(flags.protein_distance[place]),
-        "self_distance": _number(flags.self_distance[place]),
-        "clashes": int(flags.clashes[place]),
-        "strain": _number(flags.strain[place]),
-        "flags": flags.words[place],
-    }
 
 
 def _latent(each: Complex, slot: int, code: int, pose: np.ndarray, pointers: bool) -> Mapping[str, Any]:

@@ -18,8 +18,9 @@ from core.config_file import apply_overrides, parse_config
 from core.console import say
 from core.errors import CheckpointError, RequestError
 from domains.docking.config import DockingConfig
-from domains.docking.dock.folder import REPORT, RunFolder
+from domains.docking.dock.folder import RunFolder
 from domains.docking.dock.jobs import Failure, Job, jobs_of_ligands, jobs_of_table
+from domains.docking.dock.record import FAILURES, REPORT
 from domains.docking.dock.report import write_run_report
 from domains.docking.dock.run import Model, Outcome, Summary, run
 from domains.docking.dock.settings import DockSettings
@@ -95,7 +96,7 @@ class Command:
     ) -> Summary:  # fmt: skip
         """Dock, and say where the results are. Raises RequestError, CheckpointError, ConfigError, StorageError."""
         overrides = (*self.overrides, *overrides)
-        where = _find_model(folder or (Path(self.model) if self.model else None))
+        where = docking_model(folder or (Path(self.model) if self.model else None))
         manifest = read_manifest(where)
         model = parse_config(apply_overrides(manifest.config.model_dump(mode="json"), overrides), str(where)).model
         if not isinstance(model, DockingConfig):
@@ -142,7 +143,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if value is not None}
 
 
-def _find_model(folder: Path | None) -> Path:
+def docking_model(folder: Path | None) -> Path:
     """The model to dock with: the one that was asked for, that of the environment, the shipped one."""
     if folder is not None:
         return find_model(folder)
@@ -212,6 +213,6 @@ def _id(outcome: Outcome) -> str:
 
 def _say(summary: Summary, out: Path, report: bool) -> None:
     before = f" ({summary.resumed} of them before)" if summary.resumed else ""
-    failed = f"; {len(summary.failures)} failed, see {out / 'failures.csv'}" if summary.failures else ""
+    failed = f"; {len(summary.failures)} failed, see {out / FAILURES}" if summary.failures else ""
     say(f"{len(summary.rows)} docked{before}{failed}")
     say(f"look at {out / REPORT}" if report else f"results in {out}")

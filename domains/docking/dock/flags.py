@@ -29,6 +29,7 @@ STRAIN = 0.5
 FREE, STIFFNESS = 0.3, 100.0  # Angstrom; kcal/mol/A^2 beyond: about the error of heavy atoms in crystal structures
 ITERATIONS = 200
 REACH = 8.0  # Angstrom, of van der Waals terms within the ligand
+APART = 5.0  # Angstrom to the nearest protein atom: nothing touches
 TYPED_ATOMS = 300  # heavy atoms: larger ligands take seconds per pose, so their strain is not measured
 
 
@@ -40,7 +41,7 @@ class PoseFlags:
     clashes: [P] heavy atoms of the ligand that overlap a heavy atom of the protein; -1 for a pose that is not finite.
     strain: [P] kcal/mol, see ``strain_energy``; NaN where it is not known.
     stereo_kept: [P] whether R/S and E/Z are those of the ligand.
-    words: for every pose what is wrong, of "not-finite" (then alone), "clash", "self-clash", "strain", "stereo".
+    words: for every pose what is wrong, of "not-finite" (then alone), "apart" (from the protein), "clash", "self-clash", "strain", "stereo".
     """
 
     protein_distance: Float64[np.ndarray, " p"]
@@ -81,6 +82,7 @@ def pose_flags(
     marked = mol if reference_mol is None else reference_mol
     kept = np.array([same_stereo(marked, with_poses(mol, pose[None])) for pose in poses], dtype=bool)
     found = {
+        "apart": distance > APART,
         "clash": clashes > 0,
         "self-clash": bumps,
         "strain": strain > STRAIN * mol.GetNumAtoms(),

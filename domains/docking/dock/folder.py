@@ -14,16 +14,16 @@ from typing import IO, Any
 
 import yaml
 
-from core.errors import RequestError
+from core.errors import DataError, RequestError
 from core.files import storage_errors, write_text
 from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.pdb_block import pdb_block
 from domains.docking.chemistry.protein import Protein
 from domains.docking.dock.jobs import Failure, Job
-from domains.docking.dock.result import DockingResult, read_record
+from domains.docking.dock.record import CONFIG, FAILURES, PROTEINS, RESULT, SUMMARY, read_record
+from domains.docking.dock.result import DockingResult
 from domains.docking.write import folder_name
 
-PROTEINS, SUMMARY, FAILURES, CONFIG, REPORT = "proteins", "summary.csv", "failures.csv", "config.yaml", "report.html"
 LOCK = ".lock"
 COLUMNS = (
     "id", "row", "protein", "ligand", "smiles", "poses", "confidence", "confidence_band", "flags", "clashes", "strain",
@@ -51,7 +51,7 @@ class RunFolder:
             for folder in (self.path, self.path / PROTEINS):
                 _tidy(folder)
             if overwrite:
-                for result in self.path.glob("*/result.json"):
+                for result in self.path.glob(f"*/{RESULT}"):
                     result.unlink()
             else:
                 self._check()
@@ -59,7 +59,7 @@ class RunFolder:
             yield
 
     def _check(self) -> None:
-        if next(self.path.glob("*/result.json"), None) is None:
+        if next(self.path.glob(f"*/{RESULT}"), None) is None:
             return
         try:
             before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
@@ -92,12 +92,10 @@ class RunFolder:
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The row of a job that was done before, from the same inputs."""
-        record = read_record(self.path / job.id)
-        if record is None or record.get("fingerprint") != self.fingerprint(job):
-            return None
         try:
-            return row_of(record, job.row)
-        except (LookupError, TypeError, AttributeError):  # damaged
+            record = read_record(self.path / job.id / RESULT)
+            return row_of(record, job.row) if record.get("fingerprint") == self.fingerprint(job) else None
+        except (DataError, LookupError, TypeError, AttributeError):  # none, or damaged
             return None
 
     def write(self, job: Job, result: DockingResult) -> dict[str, Any]:

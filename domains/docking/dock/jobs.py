@@ -127,6 +127,8 @@ def jobs_of_ligands(
     the ligand's name. Raises RequestError (at the call) for a source or template that cannot be read at all.
     """
     ligand = ligand.strip()
+    if not ligand:
+        raise RequestError("the ligand is empty: give a file or a SMILES")
     asked = _Asked(0, name or "", str(protein), ligand, ligand)
     return _jobs(asked, read_ligands(ligand, template, raw_chirality=raw_chirality), site, protein, _Ids())
 

@@ -20,8 +20,7 @@ def protonated(protein: Protein) -> Chem.Mol:
 
     Bond orders are those of the standard residue (its parent's, for HIE or MSE); aspartate, glutamate, lysine, arginine
     and the carboxylate at the end are charged unless the name says otherwise; histidine is
-    neutral with its hydrogen on NE2. Hydroxyl hydrogens
-    point where they happen to. Ends of a crop and gaps end in hydrogens.
+    neutral with its hydrogen on NE2. Hydroxyl hydrogens point where they happen to. Crops and gaps end in hydrogens.
     Raises DataError where RDKit does not take the protein.
     """
     plain = replace(protein, names=tuple(parent(name) or name for name in protein.names))

@@ -14,12 +14,11 @@ from core.errors import RequestError
 from core.files import storage_errors, write_text
 from domains.docking.chemistry.pdb_block import pdb_block
 from domains.docking.complex import Complex
+from domains.docking.dock.record import REPORT, RESULT, SCHEMA
 from domains.docking.dock.trajectory import trajectory_pdb
 from domains.docking.metrics.poses import with_poses
 from domains.docking.write import sdf_record
 
-SCHEMA = 1
-RESULT = "result.json"
 OPTIONAL = ("checks", "pb_valid", "minimized", "rescores")
 
 
@@ -133,7 +132,7 @@ class DockingResult:
         folder = Path(folder)
         write_text(folder / "protein.pdb", pdb_block(self.complex.receptor.whole))
         self.write(folder, "protein.pdb")
-        return write_report([folder], folder / "report.html")
+        return write_report([folder], folder / REPORT)
 
     def write(self, folder: Path, protein_file: str, **more: Any) -> dict[str, Any]:
         """Write rank1.sdf ..., poses.sdf, trajectories and, last, result.json: where it is, the others are complete.
@@ -165,15 +164,6 @@ def clear(folder: Path) -> None:
     with storage_errors(folder):
         for path in [folder / RESULT, folder / "poses.sdf", *folder.glob("rank*.sdf"), *folder.glob("rank*.pdb")]:
             path.unlink(missing_ok=True)
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """result.json of a finished complex; None where there is none, or one that cannot be read."""
-    try:
-        record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 
 
 def _text(value: Any) -> str:

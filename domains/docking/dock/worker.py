@@ -98,13 +98,11 @@ class Worker:
         """Results of some jobs, which share network calls."""
         prepared: list[Complex] = []
         outcomes: dict[int, DockingResult | Failure] = {}
-        waiting: list[int] = []
         for number, job in enumerate(jobs):
             ready = attempt(job, "protein", lambda job=job: self.prepare(job))
             if isinstance(ready, Failure):
                 outcomes[number] = ready
             else:
-                waiting.append(number)
                 prepared.append(ready)
         found = iter(self.engine.dock(prepared))
         for number, job in enumerate(jobs):

@@ -19,7 +19,7 @@ from core.files import storage_errors
 from domains.docking.dock.app.guard import Hosts, is_loopback
 from domains.docking.dock.app.queue import Queue, WatchedPipeline
 from domains.docking.dock.app.server import make_app
-from domains.docking.dock.command import _find_model
+from domains.docking.dock.command import docking_model
 from domains.docking.dock.settings import DockSettings
 from domains.docking.dock.worker import Worker
 
@@ -37,7 +37,7 @@ def serve(
     Raises CheckpointError or ConfigError for a model that cannot be used, RequestError for an address that cannot be
     served, StorageError.
     """
-    folder = _find_model(model)
+    folder = docking_model(model)
     pipeline = WatchedPipeline.from_pretrained(folder, device, overrides)
     if not isinstance(pipeline, WatchedPipeline) or pipeline.config.domain != "docking":
         raise CheckpointError(f"{folder}: a model of '{pipeline.config.domain}', not of docking")

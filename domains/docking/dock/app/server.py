@@ -22,7 +22,7 @@ from domains.docking.config import DockingConfig
 from domains.docking.dock.app.guard import Guard, Hosts
 from domains.docking.dock.app.order import MAX_LIGANDS, MAX_POSES, MAX_STEPS, FormError, Order, read_order
 from domains.docking.dock.app.queue import ARCHIVE, UNEXPECTED, Docking, Full, Queue
-from domains.docking.dock.folder import REPORT
+from domains.docking.dock.record import REPORT
 from domains.docking.dock.report.page import ASSETS as REPORT_ASSETS
 
 ASSETS = Path(__file__).parent / "page"

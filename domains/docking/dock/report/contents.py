@@ -1,7 +1,6 @@
 """What the report shows, read from the files of a run: results, failures, poses, proteins, trajectories."""
 
 import csv
-import json
 import math
 import os
 import re
@@ -13,11 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from core.errors import DataError
+from domains.docking.dock.record import RESULT, read_record
 from domains.docking.dock.report.drawing import drawing
 
-SCHEMA = 1
-FAILURES = "failures.csv"
-FAILURE_COLUMNS = ("id", "source", "error", "reason")
+FAILURE_COLUMNS = ("id", "ligand", "stage", "reason")
 
 
 FACTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
@@ -48,9 +46,9 @@ def read_results(folders: Iterable[Path]) -> tuple[list[Finished], list[dict[str
     finished, failures = [], []
     for folder in folders:
         try:
-            record = _record(folder / "result.json")
+            record = read_record(folder / RESULT)
         except DataError as error:
-            failures.append(dict(zip(FAILURE_COLUMNS, (folder.name, "", "DataError", str(error)), strict=True)))
+            failures.append(dict(zip(FAILURE_COLUMNS, (folder.name, "", "report", str(error)), strict=True)))
         else:
             finished.append(Finished(folder, _row(record), tuple(_facts(record))))
     finished.sort(key=lambda result: _natural(result.row["id"]))
@@ -81,13 +79,13 @@ def complex_contents(folder: Path, receptors: dict[str, int], base: Path) -> dic
 
     receptors: number of every protein text met so far; a new one is added.
     """
-    record = _record(folder / "result.json")
+    record = read_record(folder / RESULT)
     poses = record["poses"]
     protein_file = folder / str(record.get("protein", {}).get("file") or "protein.pdb")
     protein = _text(protein_file)
     blocks = [_molblock(_text(folder / str(pose.get("file", "")))) for pose in poses]
     drawn = next((block for block in blocks if block), None)
-    files = [("All poses (SDF)", "poses.sdf"), ("Everything (JSON)", "result.json")]
+    files = [("All poses (SDF)", "poses.sdf"), ("Everything (JSON)", RESULT)]
     files += [(f"Pose {pose.get('rank')} (SDF)", str(pose["file"])) for pose in poses if pose.get("file")]
     files += [(f"Pose {p.get('rank')}, trajectory (PDB)", str(p["trajectory"])) for p in poses if p.get("trajectory")]
     places = [(label, folder / name) for label, name in files] + [("Protein (PDB)", protein_file)]
@@ -104,25 +102,6 @@ def complex_contents(folder: Path, receptors: dict[str, int], base: Path) -> dic
 def link(path: Path, base: Path) -> str:
     """Relative address of a file, seen from a page in the folder ``base``."""
     return "./" + quote(Path(os.path.relpath(path, base)).as_posix())
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """Raises DataError where result.json cannot be read or is not what this version writes."""
-
-    def finite(text: str) -> float | None:
-        value = float(text)
-        return value if math.isfinite(value) else None
-
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=lambda _: None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): dock this complex again") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise DataError(f"{path} is not a result of schema {SCHEMA}: dock this complex again with this version")
-    poses = record.get("poses")
-    if "id" not in record or not isinstance(poses, list) or not all(isinstance(pose, dict) for pose in poses):
-        raise DataError(f"{path} has no id or no list of poses: dock this complex again")
-    return record
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

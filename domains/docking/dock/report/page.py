@@ -12,8 +12,8 @@ from typing import Any
 from core import __version__
 from core.errors import DataError
 from core.files import write_text
+from domains.docking.dock.record import CONFIG, FAILURES, REPORT, RESULT, SUMMARY
 from domains.docking.dock.report.contents import (
-    FAILURES,
     complex_contents,
     link,
     read_failures,
@@ -23,7 +23,7 @@ from domains.docking.dock.report.contents import (
 
 ASSETS = Path(__file__).parent / "page"  # 3Dmol-min.js is that of npm's 3dmol 2.5.5, unchanged
 SCRIPTS = ("dom.js", "words.js", "table.js", "scene.js", "player.js", "details.js", "main.js")
-RUN_FILES = ("summary.csv", FAILURES, "config.yaml")
+RUN_FILES = (SUMMARY, FAILURES, CONFIG)
 FAILURES_SHOWN = 200  # the others are in failures.csv
 LIMIT = 50  # complexes with contents; each takes some 100 kB, every protein some 200 kB
 
@@ -33,10 +33,10 @@ def write_run_report(out: Path, limit: int = LIMIT) -> Path:
 
     Raises DataError where OUT holds neither results nor failures; StorageError.
     """
-    folders = sorted(path.parent for path in out.glob("*/result.json"))
+    folders = sorted(path.parent for path in out.glob(f"*/{RESULT}"))
     if not folders and not (out / FAILURES).is_file():
-        raise DataError(f"{out} has no results of docking (no */result.json) and no {FAILURES}: nothing to report")
-    return write_report(folders, out / "report.html", limit)
+        raise DataError(f"{out} has no results of docking (no */{RESULT}) and no {FAILURES}: nothing to report")
+    return write_report(folders, out / REPORT, limit)
 
 
 def write_report(folders: Iterable[Path], target: Path, limit: int = LIMIT) -> Path:

@@ -24,15 +24,15 @@ Scores = dict[str, Float64[np.ndarray, " p"]]
 Score = Callable[[Chem.Mol, Float64[np.ndarray, "p n 3"], Protein], Scores]
 
 logger = logging.getLogger("disco")
-PACKAGES: Mapping[Rescorer, tuple[str, ...]] = {"vina": ("vina", "meeko"), "gnina": ("gninatorch", "molgrid")}
-PROGRAMS: Mapping[Rescorer, Score] = {"vina": vina_scores, "gnina": gnina_scores}
-NAMES: Mapping[Rescorer, tuple[str, ...]] = {
+PACKAGES: Mapping[str, tuple[str, ...]] = {"vina": ("vina", "meeko"), "gnina": ("gninatorch", "molgrid")}
+PROGRAMS: Mapping[str, Score] = {"vina": vina_scores, "gnina": gnina_scores}
+NAMES: Mapping[str, tuple[str, ...]] = {
     "vina": ("vina",),
     "gnina": ("gnina_cnn_score", "gnina_cnn_affinity"),
 }
 
 
-def require(names: Sequence[Rescorer]) -> None:
+def require(names: Sequence[str]) -> None:
     """Raises RequestError where a program is unknown or one of its packages is not installed: ask before docking."""
     for name in names:
         if name not in PACKAGES:

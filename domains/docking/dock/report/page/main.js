@@ -82,8 +82,8 @@ function showRun(index) {
   list.querySelector("summary").textContent =
     `${plural(failed, "input")} failed` + (failed > failures.length ? `, the first ${failures.length} are listed` : "");
   list.querySelector("ul").append(...failures.map((failure) => el("li", {}, el("strong", {}, failure.id), " ",
-    el("span", { class: "quiet small" }, failure.source), el("div", {}, failure.reason, " ",
-      el("span", { class: "quiet small" }, failure.error)))));
+    el("span", { class: "quiet small" }, failure.ligand), el("div", {}, failure.reason, " ",
+      el("span", { class: "quiet small" }, failure.stage)))));
 }
 
 function main() {
