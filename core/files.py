@@ -55,8 +55,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomic ``Path.write_text`` in UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Atomic ``Path.write_text`` in UTF-8; what no encoding has (file names of another one) becomes a question mark."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,6 +310,17 @@ def test_what_a_model_cannot_do_is_said_before_anything_is_docked(
 # Stopping
 
 
+def slowly(dock: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The same with pauses, so that a run is not over before it can be stopped."""
+
+    def paused(*arguments: Any) -> Iterator[Any]:
+        for outcome in dock(*arguments):
+            yield outcome
+            time.sleep(1)
+
+    return paused
+
+
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["ctrl-c", "terminated-with-two-processes"]
 )
@@ -321,12 +333,15 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
     table = write_table(tmp_path / "table.csv")
     arguments = ["--csv", table, "--out", out, "--workers", workers, "--model", model, "--poses", 2, "--no-report"]
     monkeypatch.setattr(sys, "argv", ["disco", "dock", *map(str, arguments)])
+    quick = run_module._dock
+    monkeypatch.setattr(run_module, "_dock", slowly(quick))
     with forked(main, log) as child:
         wait_for(lambda: records(out))
         os.kill(child, number)
         _, status = os.waitpid(child, 0)
         with pytest.raises(ProcessLookupError):
             os.killpg(child, 0)
+    monkeypatch.setattr(run_module, "_dock", quick)
     said = log.read_text()
     assert os.waitstatus_to_exitcode(status) == 130, said
     assert f"stopped; what is docked is in {out}. Go on with the same command:" in said

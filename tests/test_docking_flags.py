@@ -42,6 +42,12 @@ def test_a_crystal_pose_has_nothing_wrong() -> None:
     assert 0 <= seen.strain[0] < STRAIN * ligand.n_atoms
 
 
+def test_a_pose_that_touches_nothing_is_called_apart() -> None:
+    ligand, protein = crystal()
+    seen = pose_flags(ligand.mol, np.stack([places(ligand), places(ligand) + 100.0]), protein)
+    assert ["apart" in words for words in seen.words] == [False, True]
+
+
 def test_atoms_overlap_below_three_quarters_of_the_sum_of_radii() -> None:
     _, protein = crystal()
     table = Chem.GetPeriodicTable()

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_a_run_that_is_killed_twenty_times_ends_like_one_that_was_not(
         with forked(lambda: ignore(dock_table(model, table, out, workers=workers)), log) as child:
             want = before + moments.randrange(4)
             wait_for(lambda want=want, child=child: sum(1 for _ in out.glob("*/*")) > want or ended(child))
-            threading.Event().wait(moments.random() * 0.03)
+            time.sleep(moments.random() * 0.03)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0) if not ended(child) else None
             wait_for(lambda child=child: not group(child), 20)  # its children ended with it
@@ -230,9 +230,11 @@ def test_a_job_that_kills_its_process_fails_alone(
 
 @pytest.mark.usefixtures("fork")
 def test_a_process_that_is_killed_from_outside_costs_no_job(
-    model: Path, table: Path, whole: Path, tmp_path: Path
+    model: Path, table: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel does where memory runs out; what was under way is docked again."""
+    """As the kernel does where memory runs out. What was under way is docked again, also where the loss is noticed
+    only when the next job is handed over."""
+    monkeypatch.setattr(run_module, "SHARD", {"cpu": 2})
     killed: list[int] = []
 
     def kill_one(_: object) -> None:
@@ -240,6 +242,7 @@ def test_a_process_that_is_killed_from_outside_costs_no_job(
         if child and not killed:
             killed.append(child[0].pid or 0)
             os.kill(killed[0], signal.SIGKILL)
+            time.sleep(0.5)
 
     summary = dock_table(model, table, tmp_path / "out", workers=2, done=kill_one)
     assert killed
@@ -398,6 +401,8 @@ def test_a_file_in_the_way_is_named(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match=f"cannot write {tmp_path / 'file'}"):
         dock_table(model, path, tmp_path / "file")
+    with pytest.raises(StorageError, match="choose another folder"):
+        dock_table(model, path, tmp_path / ("x" * 300))
     out = tmp_path / "out"
     out.mkdir()
     (out / SOME[0][0]).write_text("a file where the complex belongs")

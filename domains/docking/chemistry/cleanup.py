@@ -17,6 +17,7 @@ from core.errors import RequestError
 MAX_COORDINATE = 1e5  # Angstrom
 OVERLAP = 0.3  # Angstrom; no two atoms of a real pose are nearer
 Repaired = tuple[Chem.Mol, list[str]]  # a copy, notes
+COMPLEXED = {*range(21, 31), *range(39, 49), *range(72, 81)}  # transition metals: no mere counter-ions
 NON_METALS = {5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86}  # with half-metals
 
 
@@ -94,6 +95,8 @@ def largest_fragment(mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
     keep = heavy.index(max(heavy))
     others = [Chem.MolToSmiles(fragment) for i, fragment in enumerate(fragments) if i != keep]
     notes.append(f"salt or solvent removed, largest fragment kept: {'.'.join(others)[:100]}")
+    if any(a.GetAtomicNum() in COMPLEXED for i, other in enumerate(fragments) if i != keep for a in other.GetAtoms()):
+        notes.append("a transition metal was removed with it: what is docked is not the metal complex")
     kept: Chem.Mol = fragments[keep]
     return kept
 

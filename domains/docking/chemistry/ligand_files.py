@@ -150,7 +150,9 @@ def _sdf_record(block: list[str]) -> Record:
             return mol, []
         mol = Chem.MolFromMolBlock(table + "\n", sanitize=False, removeHs=False, strictParsing=False)
         if mol is None:
-            raise RequestError("the atom or bond lines of the MOL block cannot be read")
+            raise RequestError(
+                "the atom or bond lines of the MOL block cannot be read: a number is none, or columns are out of place"
+            )
         return mol, ["the MOL block breaks the rules of the format; read leniently"]
 
     return Record(block[0] if block else "", parse)

@@ -52,12 +52,12 @@ def dock(
     as_json: o.Json = False,
     device: Device = "auto",
     quiet: Quiet = False,
-    center_x: o.Number = None,
-    center_y: o.Number = None,
-    center_z: o.Number = None,
-    size_x: o.Number = None,
-    size_y: o.Number = None,
-    size_z: o.Number = None,
+    center_x: o.CenterX = None,
+    center_y: o.CenterY = None,
+    center_z: o.CenterZ = None,
+    size_x: o.SizeX = None,
+    size_y: o.SizeY = None,
+    size_z: o.SizeZ = None,
 ) -> None:
     """Dock ligands into proteins: ranked poses with confidence, checks and a report.
 

@@ -218,6 +218,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _named(error: BaseException) -> DiscoError:
+    """A new error: by its traceback, the old one holds on to all memory of the call that failed."""
     if isinstance(error, DiscoError):
-        return error
+        return RequestError(str(error))
     return RequestError(f"the networks failed on this complex: {type(error).__name__}: {error}")

@@ -41,7 +41,8 @@ class PoseFlags:
     clashes: [P] heavy atoms of the ligand that overlap a heavy atom of the protein; -1 for a pose that is not finite.
     strain: [P] kcal/mol, see ``strain_energy``; NaN where it is not known.
     stereo_kept: [P] whether R/S and E/Z are those of the ligand.
-    words: for every pose what is wrong, of "not-finite" (then alone), "apart" (from the protein), "clash", "self-clash", "strain", "stereo".
+    words: for every pose what is wrong, of "not-finite" (then alone), "apart" (from the protein), "clash",
+        "self-clash", "strain", "stereo".
     """
 
     protein_distance: Float64[np.ndarray, " p"]

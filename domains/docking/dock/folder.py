@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import yaml
 
-from core.errors import DataError, RequestError
+from core.errors import DataError, RequestError, StorageError
 from core.files import storage_errors, write_text
 from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.pdb_block import pdb_block
@@ -43,9 +43,12 @@ class RunFolder:
     def opened(self, overwrite: bool) -> Iterator[None]:
         """Hold the folder. Raises RequestError where another run does, or where it holds results of other settings;
         ``overwrite`` makes them all unfinished instead. Raises StorageError."""
-        with storage_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("w")
+        try:
+            with storage_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = (self.path / LOCK).open("w")
+        except OSError as error:  # a name that is too long, a place such as /proc
+            raise StorageError(f"cannot write {self.path}: {error.strerror}: choose another folder") from error
         with lock:
             _lock(lock, self.path)
             for folder in (self.path, self.path / PROTEINS):

@@ -70,4 +70,10 @@ DryRun = Annotated[
 ]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="report.html to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
-Number = Annotated[float | None, typer.Option(hidden=True)]  # --center_x and so on, as Vina and gnina have them
+# As Vina and gnina have them; typer alone would make --center-x of it.
+CenterX = Annotated[float | None, typer.Option("--center_x", hidden=True)]
+CenterY = Annotated[float | None, typer.Option("--center_y", hidden=True)]
+CenterZ = Annotated[float | None, typer.Option("--center_z", hidden=True)]
+SizeX = Annotated[float | None, typer.Option("--size_x", hidden=True)]
+SizeY = Annotated[float | None, typer.Option("--size_y", hidden=True)]
+SizeZ = Annotated[float | None, typer.Option("--size_z", hidden=True)]
