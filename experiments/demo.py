@@ -1,4 +1,4 @@
-"""The main job from nothing: train toy and digits with and without latents, measure, write a page to look at.
+"""The main job from nothing: dock a real complex, train toy and digits with and without latents, write a page.
 
     python -m experiments.demo -o out/demo [--seeds 1] [--workers 2] [--samples 2000]
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from core.checkpoint import read_manifest
 from core.files import write_text
+from experiments.docking_demo import DockingDemo, run_docking_demo
 from experiments.measure import digits_reference, toy_references
 from experiments.report import write_report
 
@@ -68,15 +69,18 @@ class Job:
             raise RuntimeError(f"{self.model} seed {self.seed}: '{' '.join(command)}' ended with {process.returncode}")
 
 
-def run_jobs(jobs: list[Job], samples: int, workers: int) -> dict[str, list[dict[str, Any]]]:
-    """Measurements of every model, one per seed."""
+def run_jobs(
+    jobs: list[Job], docking: Path, samples: int, workers: int
+) -> tuple[dict[str, list[dict[str, Any]]], DockingDemo]:
+    """Measurements of every model, one per seed; and the docking demo, in its folder."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ThreadPoolExecutor(workers) as pool:
+        docked = pool.submit(run_docking_demo, docking)
         results = list(pool.map(lambda job: job.run(samples, threads), jobs))
     grouped: dict[str, list[dict[str, Any]]] = {}
     for job, result in zip(jobs, results, strict=True):
         grouped.setdefault(job.model, []).append(result)
-    return grouped
+    return grouped, docked.result()
 
 
 def main() -> None:
@@ -88,12 +92,15 @@ def main() -> None:
     options = parser.parse_args()
     started, out = time.perf_counter(), options.out.resolve()
     jobs = [Job(model, seed, out / "runs" / f"{model}-{seed}") for seed in range(options.seeds) for model in MODELS]
-    print(f"training and measuring {len(jobs)} models with {options.workers} workers", file=sys.stderr)
-    results = run_jobs(jobs, options.samples, options.workers)
+    print(f"docking; training and measuring {len(jobs)} models; with {options.workers} workers", file=sys.stderr)
+    results, docking = run_jobs(jobs, out / "docking", options.samples, options.workers)
     references = {"toy": toy_references(options.samples), "digits": {"real digits": digits_reference(options.samples)}}
-    record = {"samples": options.samples, "models": results, "references": references}
+    record = {
+        "samples": options.samples, "models": results, "references": references,
+        "docking": {"rmsd": docking.rmsd, "about": docking.said},
+    }  # fmt: skip
     write_text(out / "results.json", json.dumps(record, indent=1))
-    page = write_report(record, {job.model: job.folder for job in jobs if job.seed == 0}, out)
+    page = write_report(record, {job.model: job.folder for job in jobs if job.seed == 0}, docking, out)
     print(f"\n{time.perf_counter() - started:.0f} s. Look at {page}", file=sys.stderr)
 
 

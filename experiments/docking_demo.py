@@ -26,7 +26,7 @@ from domains.docking.metrics.rmsd import symmetry_rmsd
 
 HERE = Path(__file__).parent
 SAID = "a model trained for two minutes on this very complex: it shows the machinery, not what docking can do"
-NAME = "4kxj"
+NAME = "2p70"
 COMPLEX = HERE.parent / "tests" / "data" / "docking" / "complexes" / NAME
 PROTEIN, LIGAND = COMPLEX / "protein.pdb.gz", COMPLEX / "ligand.sdf"
 MARGIN = 8.0  # Angstrom around the true pose: the pocket that is trained on and docked into

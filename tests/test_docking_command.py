@@ -344,7 +344,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
     monkeypatch.setattr(run_module, "_dock", quick)
     said = log.read_text()
     assert os.waitstatus_to_exitcode(status) == 130, said
-    assert f"stopped; what is docked is in {out}. Go on with the same command:" in said
+    assert f"stopped; what is docked is in {out}. Go on with:" in said
     assert f"disco dock --csv {table} --out {out}" in said
     assert "Traceback" not in said
     done = len(records(out))

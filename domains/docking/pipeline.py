@@ -1,6 +1,7 @@
 """A docking model, ready to dock: what notebooks call."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,6 @@ from rdkit import Chem
 
 from core.errors import RequestError
 from core.pipeline import Pipeline
-from domains.docking.chemistry.files import file_stem
-from domains.docking.chemistry.ligand import ligand_from_mol
 from domains.docking.config import DockingConfig
 from domains.docking.dock.jobs import Failure, Job, jobs_of_ligands
 from domains.docking.dock.result import DockingResult
@@ -31,7 +30,8 @@ class DockingPipeline(Pipeline):
         ``disco dock`` gives for the same files and seed. Raises RequestError with the reason where nothing can be
         docked.
         """
-        outcome = next(self.dock_each(protein, ligand, poses, seed, **settings))
+        chosen = DockSettings.parse({"poses": poses, "seed": seed, **settings})
+        outcome = next(self._dock(islice(self._jobs(protein, ligand, chosen), 1), chosen))
         if isinstance(outcome, Failure):
             raise RequestError(f"{outcome.id}: {outcome.stage}: {outcome.reason}")
         return outcome
@@ -41,25 +41,19 @@ class DockingPipeline(Pipeline):
     ) -> Iterator[DockingResult | Failure]:
         """Dock every record of a ligand file; a record that cannot be docked comes as a ``Failure``."""
         chosen = DockSettings.parse({"poses": poses, "seed": seed, **settings})
-        worker = Worker(self, chosen)
-        shard: list[Job] = []
-        for job in self._jobs(Path(protein), ligands, chosen):
-            if isinstance(job, Job):
-                shard.append(job)
-            if isinstance(job, Failure) or len(shard) == AT_ONCE:
-                yield from (outcome for _, outcome in worker.dock(shard))
-                shard = []
-            if isinstance(job, Failure):
-                yield job
-        yield from (outcome for _, outcome in worker.dock(shard))
+        return self._dock(self._jobs(protein, ligands, chosen), chosen)
 
-    def _jobs(self, protein: Path, ligands: Path | str | Chem.Mol, settings: DockSettings) -> Iterator[Job | Failure]:
+    def _dock(self, jobs: Iterator[Job | Failure], settings: DockSettings) -> Iterator[DockingResult | Failure]:
+        worker = Worker(self, settings)
+        while shard := list(islice(jobs, AT_ONCE)):
+            docked = worker.dock([job for job in shard if isinstance(job, Job)])
+            for job in shard:
+                yield job if isinstance(job, Failure) else next(docked)[1]
+
+    def _jobs(
+        self, protein: Path | str, ligands: Path | str | Chem.Mol, settings: DockSettings
+    ) -> Iterator[Job | Failure]:
         model = self.config.model
         assert isinstance(model, DockingConfig)
-        raw = model.quirks.raw_chirality
-        if not isinstance(ligands, Chem.Mol):
-            return jobs_of_ligands(protein, str(ligands), site=settings.site, raw_chirality=raw)
-        name = ligands.GetProp("_Name").strip() if ligands.HasProp("_Name") else ""
-        ligand = ligand_from_mol(ligands, name or "ligand", raw_chirality=raw)
-        job = Job(f"{file_stem(protein)}_{ligand.name}", 1, protein, ligand, "RDKit molecule", settings.site)
-        return iter([job])
+        given = ligands if isinstance(ligands, Chem.Mol) else str(ligands)
+        return jobs_of_ligands(Path(protein), given, site=settings.site, raw_chirality=model.quirks.raw_chirality)

@@ -109,7 +109,8 @@ def _stoppable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        say(f"stopped; what is docked is in {out}. Go on with the same command:\n  {this_command()}")
+        again = this_command().replace(" --overwrite", "")  # which would dock everything again
+        say(f"stopped; what is docked is in {out}. Go on with:\n  {again}")
         raise typer.Exit(128 + signal.SIGINT) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from rdkit import Chem
+
 from core.errors import RequestError
 from domains.docking.chemistry.files import file_stem
-from domains.docking.chemistry.ligand import Ligand, LigandFailure, read_ligands
+from domains.docking.chemistry.ligand import Ligand, LigandFailure, ligand_from_mol, read_ligands
 from domains.docking.chemistry.ligand_files import KNOWN_ENDINGS
 from domains.docking.dock.table import Row, read_table
 from domains.docking.request import Site
@@ -118,14 +120,18 @@ class _Ids:
 
 
 def jobs_of_ligands(
-    protein: Path, ligand: str, *, template: str | None = None, name: str | None = None, site: Site = Site(),
+    protein: Path, ligand: str | Chem.Mol, *, template: str | None = None, name: str | None = None, site: Site = Site(),
     raw_chirality: bool = False,
 ) -> Iterator[Job | Failure]:  # fmt: skip
-    """One job per record of a ligand file, or the one of a SMILES.
+    """One job per record of a ligand file, or the one of a SMILES or an RDKit molecule.
 
     name: of the complex, with the ligand's name after it where there are several; without, the protein's file stem and
     the ligand's name. Raises RequestError (at the call) for a source or template that cannot be read at all.
     """
+    if isinstance(ligand, Chem.Mol):
+        title = ligand.GetProp("_Name").strip() if ligand.HasProp("_Name") else ""
+        one = ligand_from_mol(ligand, title or NAMELESS, raw_chirality=raw_chirality)
+        return _jobs(_Asked(0, name or "", str(protein), one.smiles, ""), iter([one]), site, protein, _Ids())
     ligand = ligand.strip()
     if not ligand:
         raise RequestError("the ligand is empty: give a file or a SMILES")
