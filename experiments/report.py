@@ -171,8 +171,8 @@ def docking_section(demo: DockingDemo, out: Path) -> list[str]:
     return [
         heading("A ligand docked into its protein", "docking"),
         paragraph(
-            f'<a href="{link}"><strong>Open the docking report</strong></a>: ranked poses in 3-D, what the latents point '
-            f"at, pose checks, and a film of every pose. It is what <code>disco dock</code> writes."
+            f'<a href="{link}"><strong>Open the docking report</strong></a>: poses in 3-D, what the latents point at, '
+            "pose checks, and a film of every pose. It is what <code>disco dock</code> writes."
         ),
         table(
             ["", "rank 1", "median", "best", "below 2 Å"],
@@ -197,7 +197,8 @@ def write_report(record: Mapping[str, Any], folders: Mapping[str, Path], docking
                 "DisCo-Diff (Xu et al., ICML 2024) gives a diffusion model a handful of learnable categorical latents. "
                 f"Everything below was trained and measured on this machine just now ({counted}).", "lead"
             ),
-            '<nav><a href="#docking">Docking</a><a href="#toy">Eight Gaussians</a><a href="#digits">Digits</a><a href="#next">Go on</a></nav>',
+            '<nav><a href="#docking">Docking</a><a href="#toy">Eight Gaussians</a><a href="#digits">Digits</a>'
+            '<a href="#next">Go on</a></nav>',
             *docking_section(docking, out),
             *toy_section(record, folders, out),
             *digits_section(record, folders, out),

@@ -48,9 +48,9 @@ class DockingGeometry(Geometry[Pose]):
         return {name: growth[name] * sigma**2 for name, sigma in self.sigma(state, t).items()}
 
     def corrupt(self, clean: Pose, t: Tensor, streams: SampleStreams) -> Corrupted[Pose]:
-        """Noisy pose; targets are the scores of the three kernels. For a network that answers 0 the weights make the mean
-        loss 1/3 of translation and torsions, and 1/9 of rotation, whose norm is that of the whole vector (as in
-        DiffDock). Torsions that only pad the batch count nothing."""
+        """Noisy pose; targets are the scores of the three kernels. With the weights the mean loss of a network that
+        answers 0 is 1/3 for translation and torsions, and 1/9 for rotation, whose norm is that of the whole vector (as
+        in DiffDock). Torsions that only pad the batch count nothing."""
         t = t.to(clean.positions.dtype)
         tr_sigma, rot_sigma, tor_sigma = self.noise.sigmas(t)
         torsions = clean.torsions.mask
