@@ -21,11 +21,11 @@ def start_logging(quiet: bool) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
 
 
-def this_command() -> str:
-    """The command line of this process, to run again."""
+def this_command(without: str = "") -> str:
+    """The command line of this process, to run again; perhaps without one option."""
     processes = os.environ.get("WORLD_SIZE")
     launcher = ["torchrun", "--nproc-per-node", processes, "-m", "core.cli"] if processes else ["disco"]
-    return shlex.join([*launcher, *sys.argv[1:]])
+    return shlex.join([*launcher, *(argument for argument in sys.argv[1:] if argument != without)])
 
 
 def say(text: str) -> None:

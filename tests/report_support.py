@@ -42,9 +42,10 @@ def moved(mol: Chem.Mol, places: np.ndarray) -> Chem.Mol:
 
 
 def trajectory(mol: Chem.Mol, places: np.ndarray, rng: np.random.Generator) -> Chem.Mol:
-    """Twenty steps from a place far away to ``places``, one conformer each."""
+    """Twenty steps from a place far away to one 0.2 A beside ``places``, then, minimised, these: a conformer each."""
     away = np.linspace(1, 0, 21)[:, None, None] ** 2
     frames = places + away * (rng.normal(size=3) * 12) + away * rng.normal(size=(21, *places.shape)) * 0.3
+    frames = np.concatenate([frames + np.array([0.2, 0.0, 0.0]), places[None]])
     film = Chem.Mol(mol)
     film.RemoveAllConformers()
     for frame in frames:
@@ -68,7 +69,7 @@ def write_pose(
     named = {"kind": "atom", "name": name, "atom": atom, "point": places[atom].tolist()}
     pose: dict[str, Any] = {
         "rank": rank, "sample": 5 - rank, "confidence": confidence,
-        "band": "high" if confidence > 0 else "moderate" if confidence > -1.5 else "low",
+        "confidence_band": "high" if confidence > 0 else "moderate" if confidence > -1.5 else "low",
         "latents": [{"slot": 1, **nearest_residue(pdb, places.mean(0))}, {"slot": 2, **named}],
         "stereo": "kept", "protein_distance": 2.9 - 0.3 * rank, "self_distance": 1.31, "clashes": max(0, rank - 2),
         "strain": 4.2 if rank < 3 else None, "flags": ["clash", "strain"] if rank > 2 else [],

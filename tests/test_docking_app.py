@@ -1,9 +1,8 @@
-"""disco app: docking through the page's own addresses, the queue, and the page in a real browser."""
+"""disco app: docking through the page's own addresses, and the page in a real browser."""
 
 import gzip
 import json
 import re
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rdkit import Chem
 
 from domains.docking.dock.app.order import MAX_LIGANDS
-from domains.docking.dock.app.queue import Queue, WatchedPipeline
 from domains.docking.pipeline import DockingPipeline
 from tests.app_support import (
     LIGAND,
@@ -75,6 +74,9 @@ def test_poses_are_those_of_the_python_interface(server: Server, tmp_path: Path)
     fields = {"ligand": LIGAND, "site": "ligand", "pocket": LIGAND, "margin": "8", "seed": "5"}
     told = server.wait(server.dock(fields))
     [name] = [row["id"] for row in told["results"]]
+    config = yaml.safe_load(server.get(f"/jobs/{told['id']}/files/config.yaml"))
+    assert (config["pocket"], config["steps"], config["model"]) == ("6w70_ligand.sdf", 2, "tiny")
+    assert config["sampler"] == pipeline.config.sampling.sampler  # the form asked for none
     protein = tmp_path / "6w70_protein.pdb"
     protein.write_bytes(gzip.decompress(PROTEIN.read_bytes()))
     result = DockingPipeline(pipeline.domain, pipeline.networks, name="tiny").dock(
@@ -102,6 +104,12 @@ def test_ligands_come_as_files_or_texts(server: Server, ligand: str | Path) -> N
     assert server.wait(server.dock({"ligand": ligand, "poses": "1", "steps": "1"}))["state"] == "done"
 
 
+def test_gzip_files_of_several_members_are_read_whole(server: Server) -> None:
+    text = b"".join(gzip.compress(f"{smiles} {name}\n".encode()) for smiles, name in (("CCO", "a"), ("CCN", "b")))
+    told = server.wait(server.dock({"ligand": ("both.smi.gz", text), "poses": "1", "steps": "1"}))
+    assert [row["id"] for row in told["results"]] == ["6w70_protein_a", "6w70_protein_b"]
+
+
 def test_a_template_gives_a_pdbqt_its_bond_orders_and_a_pasted_protein_serves(server: Server) -> None:
     protein = gzip.decompress(PROTEIN.read_bytes()).decode()
     fields = {
@@ -124,6 +132,9 @@ def test_a_template_gives_a_pdbqt_its_bond_orders_and_a_pasted_protein_serves(se
         ({"protein": ("a.pdb.gz", b"\x1f\x8b\x08nonsense")}, "protein", "gzip file is damaged"),
         ({"protein": ("a.pdb.gz", PROTEIN.read_bytes()[:9000])}, "protein", "cut short"),
         ({"protein": ("a.pdb.gz", gzip.compress(bytes(11 * LIMIT)))}, "protein", "larger than 20 MB when unpacked"),
+        ({"protein": ("a.pdb.gz", 2 * gzip.compress(bytes(6 * LIMIT)))}, "protein", "larger than 20 MB when unpacked"),
+        ({"protein": ("a.pdb", gzip.compress(PROTEIN.read_bytes()))}, "protein", "gzipped twice"),
+        ({"ligand": ("a.sdf.gz.gz", gzip.compress(gzip.compress(LIGAND.read_bytes())))}, "ligand", "gzipped twice"),
         ({"ligand": " \n"}, "ligand", "choose a file, or paste a text"),
         ({"ligand": "CC(("}, "ligand", "^cannot parse SMILES 'CC\\(\\(': give SMILES or InChI, or the text or file"),
         ({"ligand": "x\ny\nz"}, "ligand", "and 2 more"),
@@ -161,50 +172,6 @@ def test_file_and_text_together_are_refused_and_all_errors_come_at_once(server: 
     assert status == 422
     assert json.loads(content)["errors"].keys() == {"ligand", "poses"}
     assert "not both" in json.loads(content)["errors"]["ligand"]
-
-
-# ---- the queue ------------------------------------------------------------------------------------------------------
-
-
-def test_dockings_wait_in_line_and_can_be_stopped(tmp_path: Path) -> None:
-    pipeline = tiny_pipeline()
-    gate, at_once = threading.Event(), []
-
-    class Gated(WatchedPipeline):
-        def solve(self, *arguments: Any, **named: Any) -> Any:
-            at_once.append(1)
-            gate.wait(PATIENCE)
-            at_once.pop()
-            assert not at_once
-            return super().solve(*arguments, **named)
-
-    gated = Gated(pipeline.domain, pipeline.networks)
-    with serving(gated, tmp_path, waiting=2) as server:
-        first = server.dock({"ligand": "CCO"})
-        server.wait(first, "running")
-        second, third = server.dock({"ligand": "CCN"}), server.dock({"ligand": "CCF"})
-        assert [server.status(each)["ahead"] for each in (first, second, third)] == [0, 1, 2]
-        status, told = server.post({"protein": PROTEIN, "ligand": "CO"})
-        assert (status, told["error"]) == (429, "too many dockings are waiting already: try again in a while")
-        assert len(list(tmp_path.iterdir())) == 3
-        assert server.ask("DELETE", f"/jobs/{first}")[0] == 204  # while it runs
-        assert server.ask("DELETE", f"/jobs/{second}")[0] == 204  # while it waits
-        assert not (tmp_path / second).exists()
-        gate.set()
-        assert server.wait(third)["state"] == "done"
-        assert [server.ask("GET", f"/jobs/{each}")[0] for each in (first, second)] == [404, 404]
-        assert [path.name for path in tmp_path.iterdir()] == [third]
-        assert server.ask("DELETE", f"/jobs/{third}")[0] == 204
-        assert not list(tmp_path.iterdir())
-
-
-def test_ids_are_long_and_their_folders_private(tmp_path: Path) -> None:
-    turns = Queue(tiny_pipeline(), tmp_path)
-    made = [turns.new_folder() for _ in range(50)]
-    turns.close()
-    assert len({id_ for id_, _ in made}) == 50
-    assert all(re.fullmatch(r"[\w-]{22}", id_) for id_, _ in made)
-    assert {path.stat().st_mode & 0o777 for _, path in made} == {0o700}
 
 
 # ---- the page in a browser ------------------------------------------------------------------------------------------
@@ -246,7 +213,8 @@ def test_the_page_uploads_docks_shows_and_downloads_in_a_browser(server: Server,
         page.run("document.querySelector('#ligand').value = '/etc/passwd'")
         page.run("document.querySelector('#dock').click()")
         page.wait(f"{error.format('ligand')}.startsWith(\"Cannot parse SMILES '/etc/passwd'\")")
-        assert page.run("document.querySelector('#ligand').getAttribute('aria-invalid')") is not None
+        assert page.run("document.querySelector('#ligand').getAttribute('aria-invalid')") == "true"
+        assert page.run("document.querySelector('#protein').hasAttribute('aria-invalid')") is False
         assert page.run("document.activeElement.id") == "ligand"
         page.errors.clear()  # the browser calls every 422 an error
 
@@ -259,6 +227,7 @@ def test_the_page_uploads_docks_shows_and_downloads_in_a_browser(server: Server,
         page.wait("location.hash.length > 20")
         page.wait("!document.querySelector('#report').hidden")
         assert page.run("document.querySelectorAll('#results tbody tr').length") == 2
+        assert page.run("document.querySelector('#results .pill').title")  # what the flag means
         assert page.run("document.querySelector('#stage').textContent").startswith("Finished after")
         assert "not an affinity" in page.run("document.querySelector('main > .note').textContent")
 

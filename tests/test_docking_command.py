@@ -18,6 +18,7 @@ import yaml
 from rdkit import Chem
 
 from core.cli import main
+from core.errors import RequestError
 from core.pipeline import Pipeline
 from domains.docking.dock import command as command_module
 from domains.docking.dock import run as run_module
@@ -74,7 +75,7 @@ def dock(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     def run(*arguments: object, bare: bool = False) -> Ran:
         given = [str(argument) for argument in arguments]
-        usual = {"--model": str(model), "--workers": "1", "--device": "cpu", "--poses": "2"}
+        usual = {"--model": str(model), "--workers": "0", "--device": "cpu", "--poses": "2"}
         if not bare:
             given += [text for name, value in usual.items() if name not in given for text in (name, value)]
         monkeypatch.setattr(sys, "argv", ["disco", "dock", *given])
@@ -175,7 +176,7 @@ def test_a_run_is_repeated_from_its_config_and_options_beat_it(dock: Dock, tmp_p
     settings = ["--seed", 5, "--poses", 3, "--steps", 1, "--sampler", "heun", "sampling.prior_temperature=0.5"]
     assert dock("--csv", table, "--out", first, *settings).code == 0
     again = dock(
-        "--csv", table, "--out", tmp_path / "again", "--config", first / "config.yaml", "--workers", 1, bare=True
+        "--csv", table, "--out", tmp_path / "again", "--config", first / "config.yaml", "--workers", 0, bare=True
     )
     assert again.code == 0
     assert_same_results(first, tmp_path / "again", 0)
@@ -278,7 +279,7 @@ def test_a_model_of_the_environment_is_found(
     dock: Dock, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISCO_DOCKING_MODEL", str(model))
-    arguments = ["--protein", protein("1bvi"), "--ligand", "CCO", "--poses", 1, "--workers", 1, *pocket()]
+    arguments = ["--protein", protein("1bvi"), "--ligand", "CCO", "--poses", 1, "--workers", 0, *pocket()]
     assert dock(*arguments, "--out", tmp_path / "out", bare=True).code == 0
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["model"] == str(model)
 
@@ -322,7 +323,7 @@ def slowly(dock: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["ctrl-c", "terminated-with-two-processes"]
+    ("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2)], ids=["ctrl-c", "terminated-with-two-processes"]
 )
 def test_a_stopped_run_says_how_to_go_on_and_does(
     dock: Dock, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, workers: int
@@ -343,7 +344,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
             os.killpg(child, 0)
     monkeypatch.setattr(run_module, "_dock", quick)
     said = log.read_text()
-    assert os.waitstatus_to_exitcode(status) == 130, said
+    assert os.waitstatus_to_exitcode(status) == 128 + number, said
     assert f"stopped; what is docked is in {out}. Go on with:" in said
     assert f"disco dock --csv {table} --out {out}" in said
     assert "Traceback" not in said
@@ -367,9 +368,32 @@ def test_processes_are_as_many_as_cores_and_memory_allow(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     for free, count in ((100e9, 8), (5e9, 3), (1e9, 1)):
         monkeypatch.setattr(command_module, "_free_bytes", lambda free=free: int(free))
-        assert command_module._workers("cpu") == count
-    assert command_module._workers("cuda:0") == command_module.PER_GPU
+        assert command_module._workers("cpu", language=False) == count
+    monkeypatch.setattr(command_module, "_free_bytes", lambda: int(10e9))
+    assert command_module._workers("cpu", language=True) == 2
+    assert command_module._workers("cuda:0", language=False) == command_module.PER_GPU
 
 
 def test_the_free_memory_of_this_machine_is_known() -> None:
     assert command_module._free_bytes() > 1e8
+
+
+def test_a_table_without_rows_is_no_success(dock: Dock, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("complex_name,protein_path,ligand_description\n")
+    ran = dock("--csv", tmp_path / "table.csv", "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "nothing to dock" in ran.err
+
+
+def test_a_centre_of_the_command_line_keeps_the_radius_of_the_file(tmp_path: Path) -> None:
+    saved = tmp_path / "config.yaml"
+    saved.write_text("center: [1, 2, 3]\nradius: 9\nbatch_size: 4\n")
+    inputs = {"csv": tmp_path / "t.csv", "out": tmp_path}
+    moved = Command.of({"center": (4.0, 5.0, 6.0), "batch_size": "8"}, saved, **inputs).settings
+    assert (moved.center, moved.radius, moved.batch_size) == ((4.0, 5.0, 6.0), 9.0, 8)
+    assert Command.of({"pocket": tmp_path / "l.sdf"}, saved, **inputs).settings.center is None
+    saved.write_text("overrides: abc\n")
+    with pytest.raises(RequestError, match="overrides a list"):
+        Command.of({}, saved, **inputs)
+    with pytest.raises(RequestError, match="batch_size"):
+        Command.of({"batch_size": "\u00b2"}, None, **inputs)

@@ -161,7 +161,7 @@ def test_poses_are_ranked_by_confidence(
     scores = {"confidence": torch.tensor([-1.0, 2.0, torch.nan, 2.0, -2.0])}
     monkeypatch.setattr(pipeline.domain, "scores", lambda *_: scores)
     result = dock(pipeline, library(["acid"]), poses=5)["1bvi_acid"]
-    assert [(pose.sample, pose.confidence, pose.band) for pose in result.poses] == [
+    assert [(pose.sample, pose.confidence, pose.confidence_band) for pose in result.poses] == [
         (2, 2.0, "high"), (4, 2.0, "high"), (1, -1.0, "moderate"), (5, -2.0, "low"), (3, None, None),
     ]  # fmt: skip
     assert '"confidence": null' in json.dumps(result.poses[-1].record(), allow_nan=False)
@@ -319,7 +319,7 @@ def test_models_without_latents_or_ranking_or_with_words_dock_too(
     words = dock(models("docking-vocabulary"), library(["acid"]))["1bvi_acid"]
     assert {latent["kind"] for pose in words.poses for latent in pose.latents} == {"word"}
     unranked = dock(models(parts=("denoiser", "encoder", "prior")), library(["acid"]))["1bvi_acid"]
-    assert [(pose.rank, pose.sample, pose.confidence, pose.band) for pose in unranked.poses] == [
+    assert [(pose.rank, pose.sample, pose.confidence, pose.confidence_band) for pose in unranked.poses] == [
         (number, number, None, None) for number in (1, 2)
     ]
     assert "confidence" not in unranked.poses[0].properties()
@@ -363,7 +363,7 @@ def test_results_on_disk_are_what_the_contract_says(crystal: DockingResult, tmp_
         assert pose["rank"] == rank
         assert pose["file"] == f"rank{rank}.sdf"
         assert pose["trajectory"] == f"rank{rank}_reverseprocess.pdb"
-        assert pose["band"] in ("high", "moderate", "low")
+        assert pose["confidence_band"] in ("high", "moderate", "low")
         assert pose["stereo"] in ("kept", "changed")
         assert not {"checks", "pb_valid", "minimized", "rescores"} & pose.keys(), "only where they were asked for"
         assert isinstance(pose["clashes"], int)
@@ -403,7 +403,7 @@ def test_sd_records_hold_poses_and_figures(crystal: DockingResult, tmp_path: Pat
         assert said["rank"] == str(pose.rank)
         assert said["sample"] == str(pose.sample)
         assert float(said["confidence"]) == pytest.approx(pose.confidence, abs=1e-4)
-        assert said["confidence_band"] == pose.band
+        assert said["confidence_band"] == pose.confidence_band
         assert [said["latent_1"], said["latent_2"]] == [latent["name"] for latent in pose.latents]
         assert said["seed"] == "0"
         assert said["model"] == "tiny"
@@ -442,6 +442,15 @@ def test_a_trajectory_changes_no_pose(pipeline: DockingPipeline, crystal: Dockin
     plain = dock_crystal(pipeline, batch_size=2)
     assert_same(plain, crystal)
     assert all(pose.frames is None for pose in plain.poses)
+
+
+def test_a_notebook_shows_the_pose_in_its_protein(crystal: DockingResult) -> None:
+    page = crystal.view(rank=1)._make_html()
+    assert page.count("addModel") == 2
+    assert "ATOM      1" in page
+    assert "V2000" in page
+    with pytest.raises(RequestError, match="no pose of rank 99"):
+        crystal.view(rank=99)
 
 
 def test_a_result_as_a_table_a_molecule_and_a_page(crystal: DockingResult, tmp_path: Path) -> None:

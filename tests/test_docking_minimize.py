@@ -1,7 +1,9 @@
 """Poses relaxed in the rigid pocket: the energy is RDKit's, clashes go, nothing else of the ligand changes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.chemistry.stereo import same_stereo
 from domains.docking.dock import minimize
 from domains.docking.dock.flags import overlapping_atoms
-from domains.docking.dock.minimize import Energy, Minimized, minimize_poses, mmff_pairs, uff_pairs
+from domains.docking.dock.minimize import Minimized, minimize_poses, mmff_pairs, uff_pairs
 from domains.docking.dock.protonate import protonated
 from domains.docking.metrics.poses import with_poses
 from tests.docking_support import DATA
@@ -105,7 +107,7 @@ def test_energy_is_that_of_rdkit_for_the_complex_less_the_pocket(monkeypatch: py
 
 
 @pytest.mark.parametrize("pairs", [mmff_pairs, uff_pairs])
-def test_pair_energies_have_their_depth_and_derivative(pairs: Energy) -> None:
+def test_pair_energies_have_their_depth_and_derivative(pairs: Callable[..., Any]) -> None:
     distance = np.linspace(2.0, 8.0, 13)[:, None]
     radius, depth, product = np.full_like(distance, 3.5), np.full_like(distance, 0.2), np.full_like(distance, -0.1)
     high, low = pairs(distance + 1e-6, radius, depth, product)[0], pairs(distance - 1e-6, radius, depth, product)[0]

@@ -16,8 +16,10 @@ import pytest
 from rdkit import Chem
 
 from core.errors import DataError
+from domains.docking.dock.flags import WORDS
 from domains.docking.dock.report import write_report, write_run_report
 from domains.docking.dock.report.drawing import drawing
+from domains.docking.dock.report.page import ASSETS
 from tests.browser import CHROMIUM, NO_BROWSER, Page, browser
 from tests.report_support import EVIL, write_complex, write_run
 
@@ -77,7 +79,7 @@ def test_a_run_is_embedded_as_it_lies_on_disk(tmp_path: Path) -> None:
 def test_a_trajectory_ends_in_its_pose(tmp_path: Path) -> None:
     write_complex(tmp_path / "a", "1bvi", "protein.pdb", full=True)
     content = embedded(write_report([tmp_path / "a"], tmp_path / "a" / "report.html").read_text())["complex-0"]
-    frames = np.array(content["trajectories"][0]).reshape(21, -1, 3)
+    frames = np.array(content["trajectories"][0]).reshape(22, -1, 3)
     pose = Chem.MolFromMolBlock(content["molblocks"][0]).GetConformer().GetPositions()
     np.testing.assert_allclose(frames[-1], pose, atol=0.006)  # two decimals
     assert content["trajectories"][1:] == [None] * 3
@@ -141,6 +143,19 @@ def test_what_is_missing_or_damaged_does_not_spoil_the_report(tmp_path: Path) ->
     assert not {"./a/rank1.sdf", "./a/protein.pdb"} & {href for _, href in content["files"]}
     assert [row["id"] for row in data["index"]["failures"]] == ["b", "c", "d"]
     assert data["index"]["failed"] == 3
+
+
+def test_every_flag_has_its_sentence() -> None:
+    table = re.search(r"const FLAGS = \{(.*?)\n\};", (ASSETS / "words.js").read_text(), re.DOTALL)
+    assert table is not None
+    sentences = dict(re.findall(r"""^  "?([\w-]+)"?: "(.+)",$""", table[1], re.MULTILINE))
+    assert list(sentences) == list(WORDS)
+
+
+def test_the_band_of_rank_1_is_in_the_table(tmp_path: Path) -> None:
+    record = write_complex(tmp_path / "a", "2p70", "../proteins/p.pdb")
+    (row,) = embedded(write_run_report(tmp_path).read_text())["index"]["rows"]
+    assert row["confidence_band"] == record["poses"][0]["confidence_band"] == "high"
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
@@ -229,10 +244,52 @@ def test_a_trajectory_plays_to_its_end(page: Page, report: Path) -> None:
     pose = page.run(atom)
     click(page, ".player button")
     assert np.linalg.norm(np.subtract(page.run(atom), pose)) > 1
-    page.wait("document.querySelector('.player output').textContent === 'Step 20 of 20, the pose'")
+    page.wait("document.querySelector('.player output').textContent === 'The pose, minimised'")
     assert page.run(atom) == pose
     click(page, ".pose input", 1)
     assert page.run("document.querySelector('.player').hidden")
+
+
+@needs_browser
+def test_what_minimisation_did_and_did_not_do_is_told(page: Page, tmp_path: Path) -> None:
+    record = write_complex(tmp_path / "a", "1bvi", "protein.pdb", full=True)
+    film = {"trajectory": record["poses"][0]["trajectory"]}
+    record["poses"][1] |= {"file": "rank1.sdf", **film}
+    record["poses"][1]["minimized"] = {"force_field": "", "moved": 0.0, "reason": "no protein atom within 8 A"}
+    (tmp_path / "a" / "result.json").write_text(json.dumps(record))
+    page.open(write_run_report(tmp_path), *SMALL)
+    cards = "[...document.querySelectorAll('.cards .card')]"
+    card = f"{cards}.find((one) => one.innerText.startsWith('Minimisation')).innerText"
+    last, step = "document.querySelector('.player output').textContent", "stage.player.seek({})"
+    assert "The pose shown and written is the minimised one" in page.run(card)
+    assert page.run(last) == "The pose, minimised"
+    for number, said in ((0, "Step 0 of 20, noise"), (19, "Step 19 of 20"), (20, "Step 20 of 20, as sampled")):
+        page.run(step.format(number))
+        assert page.run(last) == said
+    click(page, ".pose input", 1)
+    assert page.run(card).split("\n")[-1] == "Left as sampled: no protein atom within 8 A"
+    assert page.run(last) == "Step 21 of 21, the pose"
+    assert page.errors == []
+
+
+@needs_browser
+def test_what_is_not_known_of_a_pose_is_said(page: Page, report: Path) -> None:
+    page.open(report, *SMALL, fragment="#1bvi_a")
+    first = "document.querySelector('.cards .card').innerText"
+    known = page.run(first)
+    assert "4.2 kcal/mol" in known
+    assert "No flags: nothing wrong was seen. That" in known
+    assert "see the protein alone: no waters, metals, cofactors or nucleic acids" in known
+    click(page, ".pose input", 2)
+    assert re.search(r"Strain\s+not known", page.run(first))
+    assert "nothing wrong" not in page.run(first)
+
+
+@needs_browser
+def test_bands_are_shown_in_the_table_and_in_the_list(page: Page, report: Path) -> None:
+    page.open(report, *SMALL)
+    assert "high" in page.run("document.querySelector('#complexes tbody .band').innerText")
+    assert "high" in page.run("document.querySelector('.poses .band').innerText")
 
 
 @needs_browser
@@ -257,7 +314,7 @@ def test_poses_without_confidence_and_complexes_beyond_the_limit_are_told(page: 
     for name in ("a", "b"):
         record = write_complex(tmp_path / name, "2p70", "../proteins/p.pdb")
         for pose in record["poses"]:
-            pose |= {"confidence": None, "band": None, "latents": []}
+            pose |= {"confidence": None, "confidence_band": None, "latents": []}
         (tmp_path / name / "result.json").write_text(json.dumps(record))
     page.open(write_run_report(tmp_path, limit=1), *SMALL)
     assert "its poses are not ranked" in page.run("document.getElementById('confidence-note').innerText")

@@ -1,8 +1,13 @@
 """Scores of other programs: native poses before displaced ones, the same by another route, failures that are named."""
 
+import os
 import platform
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +21,7 @@ from domains.docking.chemistry.pocket import Around
 from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.dock import rescore as package
 from domains.docking.dock.protonate import protonated
-from domains.docking.dock.rescore import NAMES, Rescorer, Scores, require, rescore
+from domains.docking.dock.rescore import NAMES, Rescorer, Scores, process, require, rescore
 from domains.docking.dock.rescore.process import scores_of
 from domains.docking.dock.rescore.vina import autodock_type, ligand_pdbqt, receptor_pdbqt
 from tests.docking_support import DATA
@@ -43,7 +48,7 @@ def scored(name: Rescorer) -> Scores:
     ligand, protein = crystal()
     x = places(ligand)
     step = np.array([0.6, 0.0, 0.8])
-    return rescore([name], ligand.mol, np.stack([x, x * np.nan, x + step, x + 3 * step]), protein)
+    return rescore(name, ligand.mol, np.stack([x, x * np.nan, x + step, x + 3 * step]), protein)
 
 
 @pytest.mark.parametrize("name", ["vina", "gnina"])
@@ -112,25 +117,24 @@ def test_types_of_autodock(smiles: str, kinds: list[str]) -> None:
     assert [autodock_type(atom) for atom in mol.GetAtoms()][: len(kinds)] == kinds
 
 
-def test_a_pose_far_from_the_protein_has_no_vina_score_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pose_far_from_the_protein_is_refused() -> None:
     ligand, protein = crystal()
-    values = rescore(["vina"], ligand.mol, places(ligand)[None] + 900.0, protein)["vina"]
-    assert np.isnan(values).all()
-    assert "vina scores no pose of this complex" in caplog.text
+    with pytest.raises((DataError, RequestError), match="pocket"):
+        rescore("vina", ligand.mol, places(ligand)[None] + 900.0, protein)
 
 
-def test_a_ligand_that_vina_cannot_type_has_no_score_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ligand_that_vina_cannot_type_is_refused() -> None:
     _, protein = crystal()
     mol = Chem.MolFromSmiles("C[Te]C")
-    values = rescore(["vina"], mol, np.eye(3)[None] * 2 + protein.center, protein)["vina"]
-    assert np.isnan(values).all()
+    with pytest.raises(DataError):
+        rescore("vina", mol, np.eye(3)[None] * 2 + protein.center, protein)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ligand, protein = crystal()
     monkeypatch.setattr(package, "find_spec", lambda name: None if name == "meeko" else object())
     with pytest.raises(RequestError, match=r"needs meeko: pip install 'disco-diff\[rescore\]'"):
-        rescore(["vina"], ligand.mol, places(ligand)[None], protein)
+        rescore("vina", ligand.mol, places(ligand)[None], protein)
     require(["gnina"])
 
 
@@ -139,12 +143,77 @@ def test_an_unknown_program_is_refused() -> None:
         require(["glide"])
 
 
-def test_nothing_asked_for_and_no_poses() -> None:
+def test_no_poses_have_no_scores() -> None:
     ligand, protein = crystal()
-    assert rescore([], ligand.mol, places(ligand)[None], protein) == {}
-    assert rescore(["vina"], ligand.mol, np.zeros((0, ligand.n_atoms, 3)), protein)["vina"].shape == (0,)
+    assert rescore("vina", ligand.mol, np.zeros((0, ligand.n_atoms, 3)), protein)["vina"].shape == (0,)
 
 
 def test_a_program_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"worker_vina ended with code 1: .*receptor.pdbqt"):
         scores_of("worker_vina", tmp_path, {"center": [0, 0, 0], "size": [9, 9, 9], "poses": []}, 0)
+
+
+def worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A program of this code in the place of the true ones."""
+    (folder / "made_up.py").write_text(code)
+    monkeypatch.setattr(process, "__file__", str(folder / "process.py"))
+
+
+WRITES = "import os, sys, pathlib; (pathlib.Path(sys.argv[1]) / 'scores.json').write_text({})"
+
+
+def test_scores_come_from_a_single_thread_and_null_is_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    worker(tmp_path, monkeypatch, WRITES.format("'[[' + os.environ['OMP_NUM_THREADS'] + '], [null]]'"))
+    np.testing.assert_array_equal(scores_of("made_up", tmp_path, {}, 2), [[1.0], [np.nan]])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1, 2]", "[[1]]", "[[1], [2, 3]]", '{"a": 1}', '[["a"], [1]]', "[[1], [1], [1]]"]
+)
+def test_scores_that_are_no_table_of_the_poses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    worker(tmp_path, monkeypatch, WRITES.format(repr(text)))
+    with pytest.raises(DataError, match="made_up wrote"):
+        scores_of("made_up", tmp_path, {}, 2)
+
+
+def test_a_program_without_an_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "START", 1)
+    worker(tmp_path, monkeypatch, "import time; time.sleep(600)")
+    with pytest.raises(DataError, match="made_up gave no answer within 1 s"):
+        scores_of("made_up", tmp_path, {}, 0)
+
+
+def test_a_program_does_not_outlive_the_run_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = tmp_path / "started"
+    worker(
+        tmp_path, monkeypatch,
+        f"import os, time; open({str(tmp_path / 'new')!r}, 'w').write(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(started)!r}); time.sleep(600)",
+    )  # fmt: skip
+    run = os.fork()
+    if run == 0:
+        with suppress(BaseException):
+            scores_of("made_up", tmp_path, {}, 0)
+        os._exit(0)
+    wait(started.exists)
+    os.kill(run, signal.SIGKILL)
+    os.waitpid(run, 0)
+    wait(lambda: ended(int(started.read_text())))
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ended(number: int) -> bool:
+    """Whether a process is gone, or dead and not yet fetched by its new parent."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True

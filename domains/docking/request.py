@@ -34,6 +34,16 @@ def _numbers(value: Any) -> Any:
     return numbers
 
 
+# A pocket is one choice: one that is made leaves nothing of another that was there.
+RIVALS = {"pocket": ("center", "radius", "size"), "center": ("pocket",), "radius": ("size",), "size": ("radius",)}
+
+
+def overlaid(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others that beat them, among which a pocket replaces the whole pocket."""
+    dropped = {rival for name in given for rival in RIVALS.get(name, ())}
+    return {**{name: value for name, value in before.items() if name not in dropped}, **given}
+
+
 class Site(Section):
     """Where to dock. pocket: file of a reference ligand, around which the protein is kept up to ``margin`` Angstrom; or
     ``center`` with ``radius`` (sphere) or ``size`` (box). Nothing given: anywhere (blind docking)."""

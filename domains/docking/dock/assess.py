@@ -1,12 +1,14 @@
 """From sampled poses to a result: what moved them, what is wrong with them, how they rank."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from core.errors import DataError, RequestError
+from core.errors import DiscoError, RequestError
 from domains.docking.complex import Complex
 from domains.docking.dock.engine import Docked
 from domains.docking.dock.flags import band, pose_flags
@@ -18,6 +20,7 @@ from domains.docking.metrics.poses import with_poses
 
 Poses = Float64[np.ndarray, "p n 3"]
 Extras = dict[str, Sequence[Any]]
+logger = logging.getLogger("disco")
 
 
 def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], pointers: bool) -> DockingResult:
@@ -25,7 +28,8 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
 
     The confidence is that of the pose as sampled, also where it was minimised afterwards. about: the entries of
     result.json that speak of the run; pointers: the latents name atoms and residues. Poses that are not finite
-    (networks can overflow) are left out and noted. Raises RequestError where none is left.
+    (networks can overflow) are left out and noted. Whatever an extra (minimisation, checks, rescoring) provokes is a
+    note too, and the poses stay. Raises RequestError where no pose is finite.
     """
     order = _ranked(docked)
     each, lost = docked.complex, len(docked.positions) - len(order)
@@ -38,6 +42,7 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
     for place, number in enumerate(order):
         confidence = None if docked.confidence is None else _number(docked.confidence[number])
         codes = () if docked.codes is None else docked.codes[number]
+        found = {name: values[place] for name, values in extras.items()}
         latents = (_latent(each, slot, int(code), places[place], pointers) for slot, code in enumerate(codes, 1))
         poses.append(
             DockedPose(
@@ -45,11 +50,11 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
                 sample=number + 1,
                 positions=places[place],
                 confidence=confidence,
-                band=None if confidence is None else band(confidence),
+                confidence_band=None if confidence is None else band(confidence),
                 latents=tuple(latents),
                 **seen.record(place),
-                **{name: values[place] for name, values in extras.items()},
-                frames=None if docked.frames is None else docked.frames[number],
+                **found,
+                frames=None if docked.frames is None else _film(docked.frames[number], places[place], found),
             )
         )
     return DockingResult(each.name, each, tuple(poses), about, docked.seconds, tuple(notes))
@@ -60,19 +65,43 @@ def _extras(each: Complex, places: Poses, settings: DockSettings, notes: list[st
     mol, whole = each.ligand.mol, each.receptor.whole
     extras: Extras = {}
     if settings.minimize:
-        from domains.docking.dock.minimize import minimize_poses
+        with _optional("minimisation", each, notes):
+            from domains.docking.dock.minimize import minimize_poses
 
-        relaxed = minimize_poses(mol, places, whole)
-        places, extras["minimized"] = relaxed.positions, relaxed.records()
+            relaxed = minimize_poses(mol, places, whole)
+            places, extras["minimized"] = relaxed.positions, relaxed.records()
     if settings.check:
-        extras |= _checks(each, places, notes)
-    if settings.rescore:
-        from domains.docking.dock.rescore import rescore
+        with _optional("PoseBusters", each, notes):
+            extras |= _checks(each, places, notes)
+    scores: dict[str, np.ndarray] = {}
+    for program in settings.rescore:
+        with _optional(f"rescoring with {program}", each, notes):
+            from domains.docking.dock.rescore import rescore
 
-        scores = rescore(settings.rescore, mol, places, whole)
+            scores |= rescore(program, mol, places, whole)
+    if scores:
         rows = zip(*scores.values(), strict=True)
         extras["rescores"] = [{name: _number(value) for name, value in zip(scores, row, strict=True)} for row in rows]
     return places, extras
+
+
+@contextmanager
+def _optional(extra: str, each: Complex, notes: list[str]) -> Iterator[None]:
+    """Poses cost more than what is said of them: whatever fails within is a note and a warning, and no more."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, DiscoError) else f"unexpected {type(error).__name__}: {error}"
+        notes.append(f"{extra} failed, the poses are without it: {said}")
+        logger.warning("%s: %s", each.name, notes[-1])
+
+
+def _film(
+    frames: Float64[np.ndarray, "s n 3"], place: Float64[np.ndarray, "n 3"], found: Mapping[str, Any]
+) -> Float64[np.ndarray, "all n 3"]:
+    """Frames [steps + 1, n, 3] of a pose, and one more, ``place``, where the minimiser moved it on."""
+    moved = "minimized" in found and "reason" not in found["minimized"]
+    return np.concatenate([frames, place[None]]) if moved else frames
 
 
 def describe(each: Complex, protein: str, ligand: str) -> dict[str, Any]:
@@ -121,12 +150,8 @@ def _number(value: float) -> float | None:
 
 
 def _checks(each: Complex, positions: np.ndarray, notes: list[str]) -> Extras:
-    """PoseBusters on every pose; where it cannot take the complex at all, a note instead."""
-    try:
-        found = check_poses(with_poses(each.ligand.mol, positions), each.receptor.whole)
-    except DataError as error:
-        notes.append(f"PoseBusters: {error}")
-        return {}
+    """PoseBusters on every pose, and a note for each on which it fails."""
+    found = check_poses(with_poses(each.ligand.mol, positions), each.receptor.whole)
     notes += [f"PoseBusters: pose of rank {rank}: {error}" for rank, error in enumerate(found.errors, 1) if error]
     rows = [dict(zip(found.names, (bool(x) for x in row), strict=True)) for row in found.passed]
     return {"checks": rows, "pb_valid": [bool(x) for x in found.valid]}

@@ -103,14 +103,15 @@ def _stoppable(out: Path) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run and print how to go on."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signum)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        again = this_command().replace(" --overwrite", "")  # which would dock everything again
+        # Once the run has begun, --overwrite would dock everything again.
+        again = this_command("--overwrite" if getattr(interrupt, "begun", False) else "")
         say(f"stopped; what is docked is in {out}. Go on with:\n  {again}")
-        raise typer.Exit(128 + signal.SIGINT) from interrupt
+        raise typer.Exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from core.checkpoint import find_model, read_manifest
 from core.config_file import apply_overrides, parse_config
 from core.console import say
-from core.errors import CheckpointError, RequestError
+from core.errors import CheckpointError, DataError, RequestError
 from domains.docking.config import DockingConfig
 from domains.docking.dock.folder import RunFolder
 from domains.docking.dock.jobs import Failure, Job, jobs_of_ligands, jobs_of_table
@@ -25,6 +25,7 @@ from domains.docking.dock.report import write_run_report
 from domains.docking.dock.run import Model, Outcome, Summary, run
 from domains.docking.dock.settings import DockSettings
 from domains.docking.dock.worker import Receptors, attempt
+from domains.docking.request import overlaid
 
 logger = logging.getLogger("disco")
 MODEL_VARIABLE = "DISCO_DOCKING_MODEL"
@@ -35,13 +36,17 @@ NO_MODEL = (
     "(https://github.com/gcorso/disco-diffdock), or that 'disco train experiments/docking/...' made"
 )
 WORKER_BYTES = 1_500_000_000  # memory that a process should find
+LANGUAGE_BYTES = 3_000_000_000  # with ESM-2 650M
 PER_GPU = 2  # processes, so that one prepares complexes while the other's networks run
-# A pocket is one choice: one that the command line makes leaves nothing of another in the file.
-RIVALS = {
-    "pocket": ("center", "radius", "size"), "center": ("pocket", "radius", "size"), "radius": ("size",),
-    "size": ("radius",),
-}  # fmt: skip
 LINE_EVERY = 20  # outcomes per line of progress where there is no terminal
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was interrupted; begun: after it had begun to write."""
+
+    def __init__(self, *args: object, begun: bool) -> None:
+        super().__init__(*args)
+        self.begun = begun
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,11 @@ class Command:
             raise RequestError("--name and --template are for one complex: in a table they are columns")
         saved = {} if config is None else _read_settings(config)
         saved.pop("model_sha256", None)
-        model, overrides = saved.pop("model", None), saved.pop("overrides", None) or ()
-        for name, rivals in RIVALS.items():
-            if name in given:
-                saved = {key: value for key, value in saved.items() if key not in rivals}
-        batch = given.get("batch_size")
-        if isinstance(batch, str) and batch.isdigit():
-            given = {**given, "batch_size": int(batch)}
-        return Command(DockSettings.parse({**saved, **given}), model=model, overrides=tuple(overrides), **inputs)
+        model, overrides = saved.pop("model", None), saved.pop("overrides", ())
+        listed = isinstance(overrides, list | tuple) and all(isinstance(each, str) for each in overrides)
+        if not isinstance(model, str | None) or not listed:
+            raise RequestError(f"--config {config}: model must be a folder, overrides a list of KEY.SUB=VALUE")
+        return Command(DockSettings.parse(overlaid(saved, given)), model=model, overrides=tuple(overrides), **inputs)
 
     def jobs(self, raw_chirality: bool = False) -> Iterator[Job | Failure]:
         """What is to be docked. Raises RequestError for a table that cannot be read."""
@@ -101,15 +103,17 @@ class Command:
         model = parse_config(apply_overrides(manifest.config.model_dump(mode="json"), overrides), str(where)).model
         if not isinstance(model, DockingConfig):
             raise CheckpointError(f"{where}: a model of '{manifest.config.domain}', not of docking")
-        plain = self.settings.model_dump(mode="json")
-        about = {**plain, "model": str(where), "model_sha256": manifest.digest, "overrides": list(overrides)}
+        about = {"model": str(where), "model_sha256": manifest.digest, "overrides": list(overrides)}
         run_folder = RunFolder(self.out, about)
         jobs = self.jobs(model.quirks.raw_chirality)
-        with run_folder.opened(overwrite), _Told(quiet) as told:
-            count = workers or _workers(device)
-            summary = run(jobs, Model(where, overrides, device), self.settings, run_folder, count, told.outcome)
-        if report:
-            write_run_report(self.out)
+        count = workers if workers is not None else _workers(device, model.language_dim > 0)
+        try:
+            with run_folder.opened(overwrite), _Told(quiet) as told:
+                summary = run(jobs, Model(where, overrides, device), self.settings, run_folder, count, told.outcome)
+                if report and not _report(self.out):
+                    report = False
+        except KeyboardInterrupt as stop:
+            raise Stopped(*stop.args, begun=run_folder.begun) from stop
         if not quiet:
             _say(summary, self.out, report)
         return summary
@@ -154,12 +158,22 @@ def docking_model(folder: Path | None) -> Path:
     raise CheckpointError(NO_MODEL)
 
 
-def _workers(device: str) -> int:
+def _report(out: Path) -> bool:
+    """Write the report; where that fails, the results are there all the same."""
+    try:
+        write_run_report(out)
+    except DataError as error:
+        logger.warning("no %s: %s", REPORT, error)
+        return False
+    return True
+
+
+def _workers(device: str, language: bool) -> int:
     """Processes that this machine feeds: one per core, as far as memory goes, or some per GPU."""
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return PER_GPU * (torch.cuda.device_count() if device == "auto" else 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _free_bytes() // WORKER_BYTES))
+    return max(1, min(cores, _free_bytes() // (WORKER_BYTES + language * LANGUAGE_BYTES)))
 
 
 def _free_bytes() -> int:
@@ -212,6 +226,9 @@ def _id(outcome: Outcome) -> str:
 
 
 def _say(summary: Summary, out: Path, report: bool) -> None:
+    if not summary.rows and not summary.failures:
+        say("there was nothing to dock: the table has no rows")
+        return
     before = f" ({summary.resumed} of them before)" if summary.resumed else ""
     failed = f"; {len(summary.failures)} failed, see {out / FAILURES}" if summary.failures else ""
     say(f"{len(summary.rows)} docked{before}{failed}")

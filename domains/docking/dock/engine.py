@@ -1,6 +1,7 @@
 """From complexes to poses: samples of different complexes share network calls, and nobody's failure is another's."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from domains.docking.pose import Pose
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
-ON_CPU = 64  # poses per call: the networks take them one after the other there, so this costs no memory
+ON_CPU = 64  # poses per call: the networks take them one after the other there
 PAIR_BYTES = 12_000  # on a GPU, per pair of a ligand atom and a residue, at full width: an estimate, see ``dock``
 GPU_SHARE = 0.5  # of the free memory
 # What a complex may provoke. Not every Exception: one that a callback raises to stop the run must come through.
@@ -66,11 +67,12 @@ class Engine:
             raise RequestError("guidance on latents was asked for, and this model was not trained for it")
         if pipeline.space is not None and "prior" not in pipeline.networks:
             raise RequestError("this model has no prior yet, so nothing can be docked: disco train --stage prior")
+        interval = pipeline.config.sampling.guidance_interval or (0.0, math.inf)
         self.request = Request(
             seed=settings.seed,
             steps=settings.steps,
             sampler=None if settings.sampler is None else pipeline.sampler(settings.sampler),
-            guidance=None if settings.guidance is None else Guidance(latents=settings.guidance),
+            guidance=None if settings.guidance is None else Guidance(settings.guidance, interval=interval),
         )
 
     def capacity(self, each: Complex) -> int:

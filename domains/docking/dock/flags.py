@@ -30,6 +30,7 @@ FREE, STIFFNESS = 0.3, 100.0  # Angstrom; kcal/mol/A^2 beyond: about the error o
 ITERATIONS = 200
 REACH = 8.0  # Angstrom, of van der Waals terms within the ligand
 APART = 5.0  # Angstrom to the nearest protein atom: nothing touches
+WORDS = ("not-finite", "apart", "clash", "self-clash", "strain", "stereo")
 TYPED_ATOMS = 300  # heavy atoms: larger ligands take seconds per pose, so their strain is not measured
 
 
@@ -41,8 +42,8 @@ class PoseFlags:
     clashes: [P] heavy atoms of the ligand that overlap a heavy atom of the protein; -1 for a pose that is not finite.
     strain: [P] kcal/mol, see ``strain_energy``; NaN where it is not known.
     stereo_kept: [P] whether R/S and E/Z are those of the ligand.
-    words: for every pose what is wrong, of "not-finite" (then alone), "apart" (from the protein), "clash",
-        "self-clash", "strain", "stereo".
+    words: for every pose what is wrong, in the order of ``WORDS``: "not-finite" (then alone), "apart" (from the
+        protein), "clash", "self-clash", "strain", "stereo".
     """
 
     protein_distance: Float64[np.ndarray, " p"]
@@ -82,16 +83,9 @@ def pose_flags(
     bumps, strain = self_clashes(mol, poses), strain_energy(mol, poses)
     marked = mol if reference_mol is None else reference_mol
     kept = np.array([same_stereo(marked, with_poses(mol, pose[None])) for pose in poses], dtype=bool)
-    found = {
-        "apart": distance > APART,
-        "clash": clashes > 0,
-        "self-clash": bumps,
-        "strain": strain > STRAIN * mol.GetNumAtoms(),
-        "stereo": ~kept,
-    }
+    wrong = (~finite, distance > APART, clashes > 0, bumps, strain > STRAIN * mol.GetNumAtoms(), ~kept & finite)
     words = tuple(
-        tuple(word for word, holds in found.items() if holds[pose]) if finite[pose] else ("not-finite",)
-        for pose in range(len(poses))
+        tuple(word for word, holds in zip(WORDS, row, strict=True) if holds) for row in np.stack(wrong, axis=1)
     )
     return PoseFlags(distance, own, clashes, strain, kept, words)
 

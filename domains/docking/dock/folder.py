@@ -4,9 +4,8 @@ import csv
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import IO, Any
 import yaml
 
 from core.errors import DataError, RequestError, StorageError
-from core.files import storage_errors, write_text
+from core.files import sha256, storage_errors, write_text
 from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.pdb_block import pdb_block
 from domains.docking.chemistry.protein import Protein
 from domains.docking.dock.jobs import Failure, Job
 from domains.docking.dock.record import CONFIG, FAILURES, PROTEINS, RESULT, SUMMARY, read_record
-from domains.docking.dock.result import DockingResult
+from domains.docking.dock.result import DockingResult, clear
+from domains.docking.dock.worker import stamp
 from domains.docking.write import folder_name
 
 LOCK = ".lock"
@@ -36,13 +36,15 @@ class RunFolder:
     """OUT of ``disco dock``. A complex is finished where OUT/ID/result.json is and fits its inputs."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """settings: everything that the results depend on, as plain values."""
+        """settings: what the results depend on beside those of ``begin``, as plain values."""
         self.path, self.settings = path, dict(settings)
+        self.overwrite = self.begun = False
 
     @contextmanager
     def opened(self, overwrite: bool) -> Iterator[None]:
-        """Hold the folder. Raises RequestError where another run does, or where it holds results of other settings;
-        ``overwrite`` makes them all unfinished instead. Raises StorageError."""
+        """Hold the folder; nothing in it is touched before ``begin``. Raises RequestError where another run does,
+        StorageError."""
+        self.overwrite, self.begun = overwrite, False
         try:
             with storage_errors(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -51,15 +53,22 @@ class RunFolder:
             raise StorageError(f"cannot write {self.path}: {error.strerror}: choose another folder") from error
         with lock:
             _lock(lock, self.path)
+            yield
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Start a run under these settings. Raises RequestError where the folder holds results of others; with
+        ``overwrite`` all results become unfinished instead. Raises StorageError."""
+        self.settings = {**settings, **self.settings}
+        with storage_errors(self.path):
             for folder in (self.path, self.path / PROTEINS):
                 _tidy(folder)
-            if overwrite:
+            if self.overwrite:
                 for result in self.path.glob(f"*/{RESULT}"):
                     result.unlink()
             else:
                 self._check()
-            write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True))
-            yield
+        write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True))
+        self.begun = True
 
     def _check(self) -> None:
         if next(self.path.glob(f"*/{RESULT}"), None) is None:
@@ -97,9 +106,14 @@ class RunFolder:
         """The row of a job that was done before, from the same inputs."""
         try:
             record = read_record(self.path / job.id / RESULT)
-            return row_of(record, job.row) if record.get("fingerprint") == self.fingerprint(job) else None
+            return row_of(record, job.row) if record.get("fingerprint") == job.fingerprint else None
         except (DataError, LookupError, TypeError, AttributeError):  # none, or damaged
             return None
+
+    def drop(self, id_: str) -> None:
+        """Take away what an earlier run wrote for a job that fails now: it was docked from other inputs."""
+        if (self.path / id_ / RESULT).is_file():
+            clear(self.path / id_)
 
     def write(self, job: Job, result: DockingResult) -> dict[str, Any]:
         """Write one result; returns its row of the summary. Raises StorageError."""
@@ -107,7 +121,7 @@ class RunFolder:
         with storage_errors(folder):
             _tidy(folder)
             protein = self._protein(job.protein, result.complex.receptor.whole)
-            record = result.write(folder, f"../{PROTEINS}/{protein}", fingerprint=self.fingerprint(job))
+            record = result.write(folder, f"../{PROTEINS}/{protein}", fingerprint=job.fingerprint)
         return row_of(record, job.row)
 
     def _protein(self, source: Path, protein: Protein) -> str:
@@ -120,21 +134,31 @@ class RunFolder:
         return name
 
     def write_tables(self, rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> None:
-        """summary.csv with one row per complex and failures.csv, in the order of the jobs. Raises StorageError."""
-        every = sorted(rows, key=lambda row: (row["row"], row["id"]))
+        """failures.csv of this run, and summary.csv with one row per finished complex: those of this run in the order
+        of the jobs, then those that earlier runs left here. Raises StorageError."""
+        known = {row["id"] for row in rows}
+        every = sorted(rows, key=lambda row: (row["row"], row["id"])) + self._others(known)
         failed = [asdict(failure) for failure in sorted(failures, key=lambda failure: (failure.row, failure.id))]
         write_text(self.path / SUMMARY, _table(COLUMNS, every))
         write_text(self.path / FAILURES, _table([f.name for f in fields(Failure)], failed))
 
+    def _others(self, known: Set[str]) -> list[dict[str, Any]]:
+        rows = []
+        for path in sorted(self.path.glob(f"*/{RESULT}")):
+            if path.parent.name not in known:
+                with suppress(DataError, LookupError, TypeError, AttributeError):  # damaged
+                    rows.append(row_of(read_record(path), None))
+        return rows
 
-def row_of(record: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """One complex as a row of summary.csv: its best pose. row: of the job."""
+
+def row_of(record: Mapping[str, Any], row: int | None) -> dict[str, Any]:
+    """One complex as a row of summary.csv: its best pose. row: of the job, None where it is not of this run."""
     best = record["poses"][0]
     more = {f"minimized_{name}": value for name, value in best.get("minimized", {}).items()}
     return {
         "id": record["id"], "row": row, "protein": record["protein"]["source"], "ligand": record["ligand"]["source"],
         "smiles": record["ligand"]["smiles"], "poses": len(record["poses"]), "confidence": best["confidence"],
-        "confidence_band": best["band"], "flags": ", ".join(best["flags"]), "clashes": best["clashes"],
+        "confidence_band": best["confidence_band"], "flags": ", ".join(best["flags"]), "clashes": best["clashes"],
         "strain": best["strain"], "pb_valid": best.get("pb_valid"), "seconds": record["seconds"],
         "best_pose": f"{record['id']}/{best['file']}", **more, **best.get("rescores", {}),
     }  # fmt: skip
@@ -171,17 +195,16 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _checksum(path: Path) -> str:
+    changed = stamp(path)
     try:
-        stat = os.stat(path)
-        return _checksum_of(path, stat.st_mtime_ns, stat.st_size)
+        return "" if changed is None else _checksum_of(path, changed)
     except OSError:
         return ""
 
 
 @lru_cache(maxsize=64)
-def _checksum_of(path: Path, changed: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum_of(path: Path, changed: tuple[int, int]) -> str:
+    return sha256(path)
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.ligand import Ligand, LigandFailure, ligand_from_mol, read_ligands
 from domains.docking.chemistry.ligand_files import KNOWN_ENDINGS
 from domains.docking.dock.table import Row, read_table
-from domains.docking.request import Site
+from domains.docking.request import Site, overlaid
 from domains.docking.write import FolderNames, folder_name
 
 logger = logging.getLogger("disco")
@@ -56,7 +56,8 @@ class Job:
     """One ligand for one protein.
 
     id: name of its folder, no two alike; row: of the table (the heading is row 1) or record of the ligand file, from 1;
-    source: the ligand as the user gave it; site: where in the protein.
+    source: the ligand as the user gave it; site: where in the protein; fingerprint: checksum of all that its result
+    depends on, '' where nobody asked.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Job:
     ligand: Ligand
     source: str
     site: Site = Site()
+    fingerprint: str = ""
 
     def failed(self, stage: str, reason: str) -> Failure:
         """The job as one that gave no poses."""
@@ -225,11 +227,8 @@ def _own_site(given: Mapping[str, str], site: Site, folder: Path) -> Site:
         own["pocket"] = _located(given["pocket"], folder)
     if not own:
         return site
-    rivals = {"pocket": ("center", "radius", "size"), "center": ("pocket",), "radius": ("size",), "size": ("radius",)}
-    dropped = {rival for name in own for rival in rivals.get(name, ())}
-    kept = {name: getattr(site, name) for name in Site.model_fields if name not in dropped}
     try:
-        return Site.parse(kept | own)
+        return Site.parse(overlaid({name: getattr(site, name) for name in Site.model_fields}, own))
     except RequestError as error:
         said = ", ".join(f"{name} {value}" for name, value in own.items())
         raise RequestError(f"{error} (the row gives {said})") from error

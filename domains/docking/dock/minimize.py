@@ -55,7 +55,11 @@ class Minimized:
     reasons: tuple[str | None, ...]
 
     def records(self) -> list[dict[str, Any]]:
-        """Every pose in plain numbers for result.json: those of the energies, or the reason."""
+        """Every pose in plain numbers for result.json.
+
+        force_field: see above; before, after: energies, kcal/mol; moved: RMSD, Angstrom; reason: why the pose was left
+        as it was. A record has either both energies or, with moved 0, the reason.
+        """
         rows = zip(self.before.tolist(), self.after.tolist(), self.moved.tolist(), self.reasons, strict=True)
         return [
             {"force_field": self.force_field, "before": round(before, 3), "after": round(after, 3),

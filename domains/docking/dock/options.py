@@ -60,7 +60,10 @@ Trajectory = Annotated[
 BatchSize = Annotated[
     str | None, typer.Option("--batch-size", "--batch_size", help="Poses per network call [default: auto].")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one per core, or two per GPU].")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes; 0: this one, the first to start [default: one per core, or two per GPU]."),
+]
 Config = Annotated[
     Path | None, typer.Option(help="YAML with these settings, e.g. config.yaml of a run; options beat it.")
 ]

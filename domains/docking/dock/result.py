@@ -24,12 +24,12 @@ OPTIONAL = ("checks", "pb_valid", "minimized", "rescores")
 
 @dataclass(frozen=True, eq=False)
 class DockedPose:
-    """One pose. The fields are those of result.json, which ``docs/docking.md`` lists.
+    """One pose. The fields are those of result.json, which docs/dock.md lists.
 
     positions: [n, 3] heavy atoms of the ligand, Angstrom, in the frame of the protein's file; sample: its number in the
     order sampled, from 1; confidence: logit of the ranking model, comparable within one complex only, None where the
-    model has none; band: the same in a word; latents: the residue or atom that each latent names; clashes: ligand atoms
-    that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [steps + 1, n, 3] the way
+    model has none; confidence_band: the same in a word; latents: the residue or atom that each latent names; clashes:
+    ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [steps + 1, n, 3] the way
     here, where it was asked for.
     """
 
@@ -37,7 +37,7 @@ class DockedPose:
     sample: int
     positions: Float64[np.ndarray, "n 3"]
     confidence: float | None
-    band: str | None
+    confidence_band: str | None
     latents: tuple[Mapping[str, Any], ...]
     stereo: str
     protein_distance: float | None
@@ -61,8 +61,8 @@ class DockedPose:
         latents = {f"latent_{latent['slot']}": latent["name"] for latent in self.latents}
         minimized = {f"minimized_{name}": value for name, value in (self.minimized or {}).items()}
         known = {
-            "rank": self.rank, "sample": self.sample, "confidence": self.confidence, "confidence_band": self.band,
-            **latents, "stereo": self.stereo, "clashes": self.clashes, "strain": self.strain,
+            "rank": self.rank, "sample": self.sample,
+            "confidence": self.confidence, "confidence_band": self.confidence_band, **latents, "stereo": self.stereo, "clashes": self.clashes, "strain": self.strain,
             "flags": ", ".join(self.flags) or "none", "pb_valid": self.pb_valid, **minimized, **(self.rescores or {}),
         }  # fmt: skip
         return {name: _text(value) for name, value in known.items() if value is not None}

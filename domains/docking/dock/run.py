@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from core.errors import DiscoError, RequestError
 from core.pipeline import Pipeline
 from domains.docking.dock.folder import RunFolder
 from domains.docking.dock.jobs import Failure, Job
@@ -64,24 +65,27 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: every job has poses; 3: some have; 1: none has."""
-        if not self.failures:
-            return 0
-        return 3 if self.rows else 1
+        """0: every job has poses; 3: some have; 1: none has, or there was none."""
+        if not self.rows:
+            return 1
+        return 3 if self.failures else 0
 
 
 def run(
-    jobs: Iterable[Job | Failure], model: Model, settings: DockSettings, folder: RunFolder, workers: int = 1,
+    jobs: Iterable[Job | Failure], model: Model, settings: DockSettings, folder: RunFolder, workers: int = 0,
     done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Summary:  # fmt: skip
     """Dock what is not finished in ``folder``, which must be opened; ``done`` is told of every outcome.
 
-    The tables of the folder are brought up to date whatever happens. Raises RequestError or ConfigError, before
-    anything is docked, for what the model cannot do; StorageError ends the run.
+    workers: processes, 0 for this one. The tables of the folder are brought up to date whatever happens. Raises
+    RequestError or ConfigError, before anything in the folder is touched, for what the model cannot do or the folder
+    does not fit; RequestError where processes cannot start; StorageError.
     """
     summary = Summary()
 
     def took(outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            folder.drop(outcome.id)  # poses of other inputs
         summary.add(outcome)
         done(outcome)
 
@@ -89,14 +93,18 @@ def run(
         for job in jobs:
             if isinstance(job, Failure):
                 took(job)
-            elif (row := folder.finished(job)) is not None:
+                continue
+            # Before its files are read: if they change on the way, the result is not taken for that of the new ones.
+            marked = replace(job, fingerprint=folder.fingerprint(job))
+            if (row := folder.finished(marked)) is not None:
                 summary.resumed += 1
                 took(row)
             else:
-                yield job
+                yield marked
 
-    # What cannot be done is said here, before a table is touched.
-    outcomes = _execute(Worker(model.load(), settings), waiting(), model, folder, workers)
+    worker = Worker(model.load(), settings)
+    folder.begin(worker.resolved)
+    outcomes = _execute(worker, waiting(), model, folder, workers, summary)
     try:
         with closing(outcomes):
             for outcome in outcomes:
@@ -107,19 +115,24 @@ def run(
 
 
 def _execute(
-    worker: Worker, jobs: Iterator[Job], model: Model, folder: RunFolder, workers: int
+    worker: Worker, jobs: Iterator[Job], model: Model, folder: RunFolder, workers: int, summary: Summary
 ) -> Generator[Outcome, None, None]:
     settings = worker.settings
     size = max(1, SHARD[worker.engine.pipeline.device.type] // settings.poses)
-    first = list(islice(jobs, workers * size))
-    workers = min(workers, len(first))
-    shards = _shards(chain(first, jobs), size if workers < 2 else min(size, -(-len(first) // workers)))
-    if workers < 2:
-        for shard in shards:
+    first = list(islice(jobs, max(2, workers * size)))
+    everything = chain(first, jobs)
+    # A process of its own for what may die, unless there is nothing else that would be lost with it.
+    if workers == 0 or (len(first) == 1 and not summary.rows and not summary.failures):
+        for shard in _shards(everything, size):
             yield from _dock(worker, folder, shard)
         return
     del worker  # its memory is for the processes
-    yield from _Pool(model, settings, folder, workers).run(shards)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if first:
+        workers = min(workers, len(first))
+        shards = _shards(everything, min(size, -(-len(first) // workers)))
+        yield from _Pool(model, settings, folder, workers).run(shards)
 
 
 def _shards(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
@@ -156,7 +169,7 @@ class _Pool:
         while True:
             died: list[list[Job]] = []
             shards = ([job] for job in chain(suspect, jobs))
-            yield from self._round(shards, died, 1, 1)
+            yield from self._round(shards, died, 1, 1, check=True)
             if not died:
                 return
             (job,) = died[0]
@@ -164,8 +177,13 @@ class _Pool:
                 yield job.failed("docking", "the process died on this input: out of memory, or a crash of a library")
             suspect = [] if suspect == [job] else [job]
 
-    def _round(self, shards: Iterator[list[Job]], lost: list[list[Job]], workers: int, ahead: int) -> Iterator[Outcome]:
-        """Outcomes until the shards are used up or a process dies; ``lost`` gets the shards under way then."""
+    def _round(
+        self, shards: Iterator[list[Job]], lost: list[list[Job]], workers: int, ahead: int, check: bool = False
+    ) -> Iterator[Outcome]:
+        """Outcomes until the shards are used up or a process dies; ``lost`` gets the shards under way then.
+
+        check: see first that a process can start at all; RequestError where it dies at that.
+        """
         context = get_context("spawn")
         pool = ProcessPoolExecutor(
             workers, mp_context=context, initializer=_start,
@@ -173,6 +191,8 @@ class _Pool:
         )  # fmt: skip
         running: dict[Future[list[Outcome]], list[Job]] = {}
         try:
+            if check:
+                _see_it_start(pool)
             while not lost:
                 for shard in islice(shards, workers * ahead - len(running)):
                     try:
@@ -196,6 +216,18 @@ class _Pool:
             _stop(pool)
 
 
+def _see_it_start(pool: ProcessPoolExecutor) -> None:
+    try:
+        with _without_interrupts():
+            started = pool.submit(_work, [])
+        started.result()
+    except BrokenProcessPool as error:
+        raise RequestError(
+            "a process for docking dies as it starts, whatever it is given: too little memory? Try --workers 1, and "
+            "go on with the same command"
+        ) from error
+
+
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that are started here leave Ctrl-C to this one from their first moment."""
@@ -217,7 +249,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: tuple[Worker, RunFolder] | None = None
+_worker: tuple[Worker, RunFolder] | DiscoError | None = None  # or why there is none
 
 
 def _start(model: Model, settings: DockSettings, folder: RunFolder, workers: int, started: Any) -> None:
@@ -229,7 +261,12 @@ def _start(model: Model, settings: DockSettings, folder: RunFolder, workers: int
     with started.get_lock():
         number, started.value = started.value, started.value + 1
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    _worker = Worker(replace(model, device=_device(model.device, number)).load(), settings), folder
+    try:
+        _worker = Worker(replace(model, device=_device(model.device, number)).load(), settings), folder
+    except Exception as error:  # said with the first jobs: what an initializer raises, a pool takes for a crash
+        _worker = (
+            error if isinstance(error, DiscoError) else RequestError(f"a process for docking cannot start: {error}")
+        )
 
 
 def _device(name: str, number: int) -> str:
@@ -246,6 +283,8 @@ def _end_with_parent() -> None:
 
 
 def _work(shard: list[Job]) -> list[Outcome]:
+    if isinstance(_worker, DiscoError):
+        raise _worker
     assert _worker is not None
     worker, folder = _worker
     return list(_dock(worker, folder, shard))

@@ -22,6 +22,15 @@ from domains.docking.request import Site
 RECEPTORS = 8  # prepared ones that are kept: a library against one protein prepares it once
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Time of the last change and size of a file, by which a change is noticed; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
 class StageError(DiscoError):
     """What failed, and at which stage of a job."""
 
@@ -47,11 +56,11 @@ class Receptors:
 
     def __init__(self, language: LanguageModel | None) -> None:
         self.language = language
-        self._kept: OrderedDict[tuple[Path, Site], Receptor | StageError] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], Receptor | StageError] = OrderedDict()
 
     def get(self, path: Path, site: Site) -> Receptor:
         """The protein of a file, cut to the pocket of ``site`` where it has one. Raises StageError."""
-        key = (path, site)
+        key = (path, site, stamp(path), None if site.pocket is None else stamp(site.pocket))
         if key not in self._kept:
             try:
                 self._kept[key] = self._read(path, site)
@@ -99,7 +108,7 @@ class Worker:
         prepared: list[Complex] = []
         outcomes: dict[int, DockingResult | Failure] = {}
         for number, job in enumerate(jobs):
-            ready = attempt(job, "protein", lambda job=job: self.prepare(job))
+            ready = self.prepare(job)
             if isinstance(ready, Failure):
                 outcomes[number] = ready
             else:
@@ -112,29 +121,35 @@ class Worker:
                 docked = next(found)
                 yield job, attempt(job, "docking", lambda job=job, docked=docked: self._finish(job, docked))
 
-    def prepare(self, job: Job) -> Complex:
-        """The complex of a job. Raises StageError."""
-        receptor = self.receptors.get(job.protein, job.site)
-        try:
-            return make_complex(
-                job.id, receptor, job.ligand, conformer_seed(self.settings.seed, job.id),
-                turn_double=self.quirks.turn_double_bonds,
-            )  # fmt: skip
-        except DiscoError as error:
-            raise StageError("conformer", str(error)) from error
+    def prepare(self, job: Job) -> Complex | Failure:
+        """The complex of a job."""
+        receptor = attempt(job, "protein", lambda: self.receptors.get(job.protein, job.site))
+        if isinstance(receptor, Failure):
+            return receptor
+        seed, turn_double = conformer_seed(self.settings.seed, job.id), self.quirks.turn_double_bonds
+        made: Complex | Failure = attempt(
+            job, "conformer", lambda: make_complex(job.id, receptor, job.ligand, seed, turn_double=turn_double)
+        )
+        return made
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings under which is docked, with the model's own where the user gave none."""
+        own, pipeline = self.engine.pipeline.config.sampling, self.engine.pipeline
+        return {
+            **self.settings.model_dump(mode="json"),
+            "steps": pipeline.steps_of(self.engine.request),
+            "sampler": self.settings.sampler or own.sampler,
+            "guidance": own.guidance if self.settings.guidance is None else self.settings.guidance,
+        }
 
     def _finish(self, job: Job, docked: Docked | tuple[Complex, DiscoError]) -> DockingResult:
         if not isinstance(docked, Docked):
             raise docked[1]
-        pipeline, request = self.engine.pipeline, self.engine.request
-        own = pipeline.config.sampling
+        pipeline = self.engine.pipeline
         about = {
             **describe(docked.complex, str(job.protein), job.source),
             "model": {"name": pipeline.name, "sha256": pipeline.manifest.digest},
-            "settings": {
-                "poses": self.settings.poses, "steps": pipeline.steps_of(request), "seed": self.settings.seed,
-                "sampler": self.settings.sampler or own.sampler,
-                "guidance": own.guidance if self.settings.guidance is None else self.settings.guidance,
-            },
-        }  # fmt: skip
+            "settings": {name: self.resolved[name] for name in ("poses", "steps", "seed", "sampler", "guidance")},
+        }
         return assess(docked, self.settings, about, pipeline.config.latents.kind == "pointer")

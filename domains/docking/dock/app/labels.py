@@ -42,6 +42,9 @@ class LabelledFolder(RunFolder):
         super().__init__(path, labels.hide(settings))
         self.labels = labels
 
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        super().begin(self.labels.hide(settings))
+
     def write(self, job: Job, result: DockingResult) -> dict[str, Any]:
         about, notes = self.labels.hide(dict(result.about)), self.labels.hide(result.notes)
         return super().write(job, replace(result, about=about, notes=notes))

@@ -4,11 +4,13 @@ Nothing that the form sends is ever taken for a path: texts and uploads alike ar
 are read. The names of uploads become labels, and, made harmless, the last part of the names of these files.
 """
 
+import gzip
 import logging
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +32,7 @@ WHOLE = {"poses": (1, MAX_POSES), "steps": (1, MAX_STEPS), "seed": (0, 2**31 - 1
 SWITCHES = ("check", "minimize", "trajectory")
 SITES = {"anywhere": (), "ligand": ("margin",), "sphere": ("center", "radius"), "box": ("center", "size")}
 PASTED = {"protein": "pasted-protein", "ligand": "pasted-ligand.smi", "pocket": "pasted-pocket"}
+GZIP = b"\x1f\x8b"  # what such files start with
 FORMATS = ": give SMILES or InChI, or the text or file of an SDF or MOL2"
 UNPACKED = 10  # times the limit of an upload that a gzip file may unpack to
 
@@ -44,17 +47,14 @@ class FormError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """A form that can be docked. title: in words; jobs: one per ligand, at least one of which is none that failed."""
+    """A form that can be docked. title: in words; ligands: how many are to be docked, at least one; jobs: those, and
+    what cannot be docked."""
 
     title: str
+    ligands: int
     jobs: tuple[Job | Failure, ...]
     settings: DockSettings
     labels: Labels
-
-    @property
-    def ligands(self) -> int:
-        """How many are to be docked."""
-        return sum(isinstance(job, Job) for job in self.jobs)
 
 
 def read_order(form: FormData, folder: Path, max_bytes: int, raw_chirality: bool = False) -> Order:
@@ -87,9 +87,9 @@ def read_order(form: FormData, folder: Path, max_bytes: int, raw_chirality: bool
     jobs = _jobs(files, settings, template, raw_chirality, labels)
     with _field("protein", labels):
         Receptors(None).get(files["protein"], settings.site)
-    first = next(job for job in jobs if isinstance(job, Job))
-    ligand = first.ligand.name if len(jobs) == 1 else f"{len(jobs)} ligands"
-    return Order(f"{ligand} into {names[files['protein']]}", jobs, settings, labels)
+    usable = [job for job in jobs if isinstance(job, Job)]
+    ligand = usable[0].ligand.name if len(jobs) == 1 else f"{len(jobs)} ligands"
+    return Order(f"{ligand} into {names[files['protein']]}", len(usable), jobs, settings, labels)
 
 
 def _settings_of(form: FormData) -> tuple[dict[str, Any], dict[str, str]]:
@@ -128,7 +128,7 @@ def _store(field: str, values: list[UploadFile | str], folder: Path, max_bytes: 
         raise RequestError("give a file or a text, not both" if uploads or texts else "choose a file, or paste a text")
     content = uploads[0].file.read() if uploads else texts[0].encode()
     label = PurePosixPath((uploads[0].filename or "").replace("\\", "/")).name if uploads else PASTED[field]
-    if content.startswith(b"\x1f\x8b"):
+    if content.startswith(GZIP):
         content, label = _unpacked(content, UNPACKED * max_bytes), label.removesuffix(".gz")
     path = folder / folder_name(label or PASTED[field])
     with storage_errors(path):
@@ -138,15 +138,16 @@ def _store(field: str, values: list[UploadFile | str], folder: Path, max_bytes: 
 
 
 def _unpacked(content: bytes, limit: int) -> bytes:
-    unpack = zlib.decompressobj(wbits=31)
+    """All members of a gzip file. Raises RequestError where they are damaged, larger than the limit, or gzip again,
+    which the readers would unpack without a limit."""
     try:
-        plain = unpack.decompress(content, limit)
-    except zlib.error as error:
-        raise RequestError(f"the gzip file is damaged ({error})") from error
-    if unpack.unconsumed_tail:
+        plain = gzip.GzipFile(fileobj=BytesIO(content)).read(limit + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RequestError(f"the gzip file is damaged or was cut short ({error})") from error
+    if len(plain) > limit:
         raise RequestError(f"is larger than {limit / 1e6:g} MB when unpacked")
-    if not unpack.eof:
-        raise RequestError("the gzip file was cut short")
+    if plain.startswith(GZIP):
+        raise RequestError("is gzipped twice: unpack it once")
     return plain
 
 

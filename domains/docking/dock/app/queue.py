@@ -7,7 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,8 @@ from core.types import Latents, Samples
 from domains.docking.dock.app.labels import LabelledFolder
 from domains.docking.dock.app.order import Order
 from domains.docking.dock.folder import LOCK
-from domains.docking.dock.jobs import Failure
 from domains.docking.dock.report import write_run_report
-from domains.docking.dock.run import Model, Outcome, run
+from domains.docking.dock.run import Model, Summary, run
 from domains.docking.pipeline import DockingPipeline
 
 logger = logging.getLogger("disco")
@@ -74,7 +73,8 @@ class Loaded(Model):
 
 @dataclass(eq=False)
 class Docking:
-    """One order on its way. out: folder of the results; files: those that may be fetched, by address below it."""
+    """One order on its way; its jobs are dropped at the end. out: folder of the results; files: those that may be
+    fetched, by address below it, all of which are in the archive."""
 
     id: str
     folder: Path
@@ -83,8 +83,7 @@ class Docking:
     stage: str = "waiting"
     share: float = 0.0
     error: str = ""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    summary: Summary = field(default_factory=Summary)
     files: dict[str, Path] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     started: float = 0.0
@@ -108,13 +107,6 @@ class Docking:
         self.share = min(1.0, max(self.share, (self.poses_done + poses * share) / total))
         self.stage = "sampling poses" if share < 1 else "looking at the poses"
         self.poses_done += poses if share == 1 else 0
-
-    def took(self, outcome: Outcome) -> None:
-        """Take note of a ligand that is finished."""
-        if isinstance(outcome, Failure):
-            self.failures.append(outcome)
-        else:
-            self.rows.append(outcome)
 
 
 class Queue:
@@ -201,32 +193,50 @@ class Queue:
 
     def _dock(self, docking: Docking) -> None:
         docking.started, docking.stage = time.monotonic(), "preparing"
-        try:
-            self._fill(docking)
-            docking.state = "done" if docking.rows else "failed"
-        except Stopped:
-            docking.state = "stopped"
-        except DiscoError as error:
-            docking.state, docking.error = "failed", docking.order.labels.hide(str(error))
-        except Exception:
-            logger.exception("docking failed")
-            docking.state, docking.error = "failed", UNEXPECTED
+        docking.error = _error_of(self._fill, docking)
+        if docking.id in self._dockings:  # also where it broke off: what was finished before can be used
+            unoffered = _error_of(self._offer, docking)
+            docking.error = docking.error or unoffered
+        docking.order = replace(docking.order, jobs=())
         docking.ended = time.monotonic()
+        failed = docking.error or not docking.summary.rows
+        docking.state = "stopped" if docking.stop.is_set() else "failed" if failed else "done"
 
     def _fill(self, docking: Docking) -> None:
-        """The folder of a docking, as ``disco dock`` would leave it, and all of it as one archive."""
+        """The folder of a docking, as ``disco dock`` would leave it."""
         order, pipeline = docking.order, self.pipeline
         about = {"model": pipeline.name, "model_sha256": pipeline.manifest.digest}
-        folder = LabelledFolder(docking.out, {**order.settings.model_dump(mode="json"), **about}, order.labels)
+        folder = LabelledFolder(docking.out, about, order.labels)
         pipeline.watch = docking.watch
         with folder.opened(overwrite=False):
-            run(order.jobs, Loaded(pipeline=pipeline), order.settings, folder, done=docking.took)
+            run(order.jobs, Loaded(pipeline=pipeline), order.settings, folder, done=docking.summary.add)
+
+    def _offer(self, docking: Docking) -> None:
+        """The report of what is in the folder, and all of it as one archive."""
+        if not docking.summary.rows and not docking.summary.failures:
+            return
         docking.stage = "writing the report"
-        write_run_report(docking.out)
-        paths = sorted(path for path in docking.out.rglob("*") if path.is_file() and path.name != LOCK)
-        docking.files = {path.relative_to(docking.out).as_posix(): path for path in paths}
-        archive = docking.folder / ARCHIVE
-        write_atomically(archive, lambda temporary: _pack(docking.files, temporary))
+        try:
+            write_run_report(docking.out)
+        finally:
+            paths = sorted(path for path in docking.out.rglob("*") if path.is_file() and path.name != LOCK)
+            files = {path.relative_to(docking.out).as_posix(): path for path in paths}
+            write_atomically(docking.folder / ARCHIVE, lambda temporary: _pack(files, temporary))
+            docking.files = files
+
+
+def _error_of(work: Callable[[Docking], None], docking: Docking) -> str:
+    """What went wrong, in words for the page; empty where nothing did, or it was stopped."""
+    try:
+        work(docking)
+    except Stopped:
+        return ""
+    except DiscoError as error:
+        return str(docking.order.labels.hide(str(error)))
+    except Exception:
+        logger.exception("docking failed")
+        return UNEXPECTED
+    return ""
 
 
 def _pack(files: dict[str, Path], archive: Path) -> None:

@@ -26,6 +26,7 @@ from domains.docking.dock.record import REPORT
 from domains.docking.dock.report.page import ASSETS as REPORT_ASSETS
 
 ASSETS = Path(__file__).parent / "page"
+REPORT_SCRIPTS = ("dom.js", "words.js")
 FIELDS = 40  # more than the form has
 # The report runs its own scripts, as an origin of its own: whatever it holds, it cannot touch the page around it.
 REPORT_POLICY = (
@@ -53,7 +54,8 @@ class Pages:
         }  # fmt: skip
         self.page = _filled((ASSETS / "page.html").read_text(encoding="utf-8"), known)
         self.style = "".join((folder / "style.css").read_text(encoding="utf-8") for folder in (REPORT_ASSETS, ASSETS))
-        self.script = (ASSETS / "app.js").read_text(encoding="utf-8")
+        scripts = (*(REPORT_ASSETS / name for name in REPORT_SCRIPTS), ASSETS / "app.js")
+        self.script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
 
     async def index(self, request: Request) -> Response:
         """The page."""
@@ -64,7 +66,7 @@ class Pages:
         return Response(self.style, media_type="text/css")
 
     async def program(self, request: Request) -> Response:
-        """The script of the page."""
+        """The script of the page, behind those of the report that it shares."""
         return Response(self.script, media_type="text/javascript")
 
     async def submit(self, request: Request) -> Response:
@@ -132,9 +134,9 @@ class Pages:
             "id": docking.id, "title": docking.order.title, "state": docking.state, "stage": docking.stage,
             "ahead": self.queue.ahead(docking), "share": round(docking.share, 3), "error": docking.error,
             "ligands": docking.order.ligands, "seconds": round(docking.seconds, 1),
-            "results": [{name: row[name] for name in shown} for row in docking.rows],
-            "failures": [hide({"id": f.id, "stage": f.stage, "reason": f.reason}) for f in docking.failures],
-            "report": f"/jobs/{docking.id}/files/{REPORT}" if docking.files else None,
+            "results": [{name: row[name] for name in shown} for row in docking.summary.rows],
+            "failures": [hide({"id": f.id, "stage": f.stage, "reason": f.reason}) for f in docking.summary.failures],
+            "report": f"/jobs/{docking.id}/files/{REPORT}" if REPORT in docking.files else None,
             "archive": f"/jobs/{docking.id}/{ARCHIVE}" if docking.files else None,
         }  # fmt: skip
 

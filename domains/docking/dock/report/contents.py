@@ -106,7 +106,7 @@ def link(path: Path, base: Path) -> str:
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
     first = record["poses"][0] if record["poses"] else {}
-    figures = {name: first.get(name) for name in ("confidence", "band", "flags", "pb_valid", "rescores")}
+    figures = {name: first.get(name) for name in ("confidence", "confidence_band", "flags", "pb_valid", "rescores")}
     ligand = str(record.get("ligand", {}).get("name") or "")
     return {"id": str(record["id"]), "ligand": ligand, "poses": len(record["poses"]), **figures}
 

@@ -5,7 +5,6 @@ Nothing is moved, and the ranking stays that of the confidence. Each program run
 and none of their failures can end a docking run.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Literal
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 from rdkit import Chem
 
-from core.errors import DataError, RequestError
+from core.errors import RequestError
 from domains.docking.chemistry.protein import Protein
 from domains.docking.dock.rescore.gnina import gnina_scores
 from domains.docking.dock.rescore.vina import vina_scores
@@ -23,7 +22,6 @@ Rescorer = Literal["vina", "gnina"]
 Scores = dict[str, Float64[np.ndarray, " p"]]
 Score = Callable[[Chem.Mol, Float64[np.ndarray, "p n 3"], Protein], Scores]
 
-logger = logging.getLogger("disco")
 PACKAGES: Mapping[str, tuple[str, ...]] = {"vina": ("vina", "meeko"), "gnina": ("gninatorch", "molgrid")}
 PROGRAMS: Mapping[str, Score] = {"vina": vina_scores, "gnina": gnina_scores}
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +43,7 @@ def require(names: Sequence[str]) -> None:
             )
 
 
-def rescore(names: Sequence[Rescorer], mol: Chem.Mol, poses: Float[np.ndarray, "p n 3"], protein: Protein) -> Scores:
+def rescore(name: Rescorer, mol: Chem.Mol, poses: Float[np.ndarray, "p n 3"], protein: Protein) -> Scores:
     """Scores [P] by name of poses [P, n, 3] (Angstrom, frame of the protein) of a sanitised ligand of heavy atoms.
 
     ``vina``: AutoDock Vina's empirical function, kcal/mol, lower is better: contacts over a count of rotors. It is
@@ -55,19 +53,13 @@ def rescore(names: Sequence[Rescorer], mol: Chem.Mol, poses: Float[np.ndarray, "
     the same networks' estimate of pK (-log10 of a molar affinity), higher is better, which supposes that the pose is
     right. None of them knows waters, metals or cofactors, for the protein here has none.
 
-    NaN for poses that are not finite and for those on which the program failed (a warning says why).
-    Raises RequestError as ``require`` does.
+    NaN for poses that are not finite and for those that the program refuses. Raises RequestError as ``require`` does,
+    and RequestError or DataError where the program cannot take the complex or fails.
     """
-    require(names)
+    require([name])
     finite = np.isfinite(poses).all(axis=(1, 2))
-    result: Scores = {}
-    for name in names:
-        values: Scores = {column: np.full(len(poses), np.nan) for column in NAMES[name]}
-        if finite.any():
-            try:
-                for column, found in PROGRAMS[name](mol, poses[finite].astype(np.float64), protein).items():
-                    values[column][finite] = found
-            except (DataError, RequestError) as error:
-                logger.warning("%s scores no pose of this complex: %s", name, error)
-        result |= values
-    return result
+    values: Scores = {column: np.full(len(poses), np.nan) for column in NAMES[name]}
+    if finite.any():
+        for column, found in PROGRAMS[name](mol, poses[finite].astype(np.float64), protein).items():
+            values[column][finite] = found
+    return values

@@ -1,6 +1,4 @@
-"use strict";
-
-// The form, the docking that is watched, and the list of those before it.
+// The form, the docking that is watched, and the list of those before it. The report's dom.js and words.js come first.
 
 const find = (selector) => document.querySelector(selector);
 const form = find("#form");
@@ -10,13 +8,6 @@ const OVERHEAD = 4000; // bytes of a form around its files
 const STATES = { done: "Finished", failed: "Failed", stopped: "Stopped" };
 const EXAMPLE = "CC(=O)Oc1ccccc1C(=O)O aspirin\nCn1c(=O)c2c(ncn2C)n(C)c1=O caffeine";
 let watched = null;
-
-function el(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
 
 function show(element, visible) {
   element.hidden = !visible;
@@ -42,7 +33,9 @@ function setErrors(errors) {
     place.textContent = reason ? sentence(reason) : "";
     show(place, Boolean(reason));
     for (const input of field.querySelectorAll("input, textarea")) {
-      if (input.closest("[data-field]") === field) input.toggleAttribute("aria-invalid", Boolean(reason));
+      if (input.closest("[data-field]") !== field) continue;
+      if (reason) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
     }
     if (reason && field.tagName === "DETAILS") field.open = true;
   }
@@ -130,20 +123,12 @@ function stageOf(told) {
   return `${told.stage}, ${Math.round(100 * told.share)} %${count}, ${time}`;
 }
 
-function confidence(row) {
-  if (row.confidence === null) return el("span", { class: "quiet" }, "not ranked");
-  const figure = row.confidence.toFixed(2).replace("-", "\u2212");
-  return el("span", { class: `band ${row.confidence_band}` }, `${figure} `, el("b", {}, row.confidence_band));
-}
-
 function resultRow(row) {
-  const flags = row.flags ? row.flags.split(", ").map((flag) => el("span", { class: "pill" }, flag)) : ["none"];
-  if (row.pb_valid !== null) {
-    const [kind, sign] = row.pb_valid ? ["passed", "\u2713 passed"] : ["failed", "\u2717 failed"];
-    flags.push(el("span", { class: `tick ${kind}` }, `${sign} PoseBusters`));
-  }
-  return el("tr", {}, el("td", { class: "identity" }, row.id), el("td", { "data-label": "Confidence" }, confidence(row)),
-    el("td", { "data-label": "Flags" }, ...flags), el("td", { "data-label": "Poses" }, String(row.poses)));
+  const flags = row.flags ? flagPills(row.flags.split(", ")) : ["none"];
+  if (present(row.pb_valid)) flags.push(verdict(row.pb_valid, "passed PoseBusters", "failed PoseBusters"));
+  return el("tr", {}, el("td", { class: "identity" }, row.id),
+    el("td", { "data-label": "Confidence" }, bandBadge(row.confidence, row.confidence_band)),
+    el("td", { "data-label": "Flags" }, flags), el("td", { "data-label": "Poses" }, row.poses));
 }
 
 function display(told) {

@@ -12,19 +12,21 @@ function measures(pairs) {
 function poseCard(pose) {
   const unit = (value, name, digits) => (present(value) ? `${number(value, digits)} ${name}` : null);
   const flags = pose.flags ?? [];
+  const seen = present(pose.strain) ? "nothing wrong was seen" : "nothing wrong was seen, and the strain is not known";
   return card(`Pose ${pose.rank}`,
     measures([
-      ["Confidence (not an affinity)", present(pose.confidence) ? bandBadge(pose.confidence, pose.band) : "none"],
+      ["Confidence (not an affinity)", present(pose.confidence) ? bandBadge(pose.confidence, pose.confidence_band) : "none"],
       ["Nearest protein atom", unit(pose.protein_distance, "\u00c5", 2)],
       ["Ligand atoms that overlap the protein", pose.clashes],
       ["Nearest atoms within the ligand", unit(pose.self_distance, "\u00c5", 2)],
-      ["Strain", unit(pose.strain, "kcal/mol", 1)],
+      ["Strain", unit(pose.strain, "kcal/mol", 1) ?? "not known"],
       ["Stereochemistry", pose.stereo],
       ["Sample", pose.sample],
     ]),
     flags.length
       ? el("ul", {}, flags.map((flag) => el("li", {}, flagPills([flag]), " ", FLAGS[flag] ?? "")))
-      : el("p", { class: "small quiet" }, "No flags: nothing wrong was seen. That does not prove the pose right."));
+      : el("p", { class: "small quiet" }, `No flags: ${seen}. That does not prove the pose right.`),
+    el("p", { class: "small quiet" }, ABOUT_SURROUNDINGS));
 }
 
 function checksCard(pose) {
@@ -43,6 +45,7 @@ function checksCard(pose) {
 function minimizedCard(pose) {
   const done = pose.minimized;
   if (!done) return null;
+  if (done.reason) return card("Minimisation", el("p", {}, `Left as sampled: ${done.reason}`));
   return card("Minimisation",
     measures([
       ["Force field", done.force_field],
@@ -93,7 +96,7 @@ function poseList(poses, choose) {
   const ranked = poses.some((pose) => present(pose.confidence));
   const lines = poses.map((pose, i) => el("label", { class: "pose" },
     el("input", { type: "radio", name: "pose", value: i, change: () => choose(i) }),
-    el("strong", {}, pose.rank), bandBadge(pose.confidence, pose.band),
+    el("strong", {}, pose.rank), bandBadge(pose.confidence, pose.confidence_band),
     el("span", {}, flagPills(pose.flags),
       present(pose.pb_valid) && verdict(pose.pb_valid, "PB-valid", "PB-invalid"))));
   return el("div", { class: "card" },

@@ -58,7 +58,7 @@ function showComplex(row) {
       filesCard(content.files), checksCard(pose)];
     cards.replaceChildren(...parts.filter(Boolean));
     stage.scene.show(i);
-    stage.player.load(content.trajectories[i]);
+    stage.player.load(content.trajectories[i], pose.minimized && !pose.minimized.reason);
   }
 
   if (record.poses.length) choose(0);

@@ -1,4 +1,4 @@
-// The film of one pose: from noise to the pose.
+// The film of one pose: from noise to the pose, which may have been minimised after the last step.
 
 const STEP_TIME = 160; // milliseconds
 
@@ -14,20 +14,22 @@ class Player {
     this.stop();
   }
 
-  load(frames) {
+  load(frames, minimised) {
     this.stop();
     if (frames && !this.scene.fits(frames)) frames = null;
     this.frames = frames;
     this.element.hidden = !frames;
     if (!frames) return;
+    this.steps = frames.length - (minimised ? 2 : 1);
     this.slider.max = frames.length - 1;
     this.tell(frames.length - 1);
   }
 
   tell(step) {
     const last = this.frames.length - 1;
+    const said = step === 0 ? ", noise" : step < this.steps ? "" : step === last ? ", the pose" : ", as sampled";
+    const text = step > this.steps ? "The pose, minimised" : `Step ${step} of ${this.steps}${said}`;
     this.slider.value = step;
-    const text = step === last ? `Step ${step} of ${last}, the pose` : step === 0 ? `Step 0 of ${last}, noise` : `Step ${step} of ${last}`;
     this.output.textContent = text;
     this.slider.setAttribute("aria-valuetext", text);
   }

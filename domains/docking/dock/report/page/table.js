@@ -56,7 +56,7 @@ class ComplexTable {
 
   matching() {
     const wanted = byId("search").value.trim().toLowerCase().split(/\s+/);
-    const text = (row) => [row.id, row.ligand, row.band, ...(row.flags ?? [])].join(" ").toLowerCase();
+    const text = (row) => [row.id, row.ligand, row.confidence_band, ...(row.flags ?? [])].join(" ").toLowerCase();
     const { value } = this.columns.find((column) => column.key === this.order.key);
     const sign = this.order.down ? -1 : 1;
     return this.rows
@@ -94,7 +94,7 @@ class ComplexTable {
       return el("td", { class: "identity" }, el("button", { type: "button", class: "id", "aria-current": state }, row.id));
     }
     if (column.key === "ligand") return el("td", { class: row.ligand ? null : "empty" }, row.ligand);
-    if (column.key === "confidence") return el("td", {}, bandBadge(row.confidence, row.band));
+    if (column.key === "confidence") return el("td", {}, bandBadge(row.confidence, row.confidence_band));
     if (column.key === "flags") {
       const pills = flagPills(row.flags);
       return el("td", { class: pills.length ? null : "empty" }, pills.length ? pills : el("span", { class: "quiet" }, "none"));

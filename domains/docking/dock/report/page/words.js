@@ -10,10 +10,16 @@ const NOT_RANKED =
   "This model has no confidence: its poses are not ranked. Rank 1 is only the first, not the best.";
 
 const FLAGS = {
+  "not-finite": "Coordinates are not finite: the networks overflowed.",
+  apart: "No atom of the protein within 5 \u00c5: the ligand touches nothing.",
   clash: "Atoms of the ligand overlap the protein.",
+  "self-clash": "Atoms of the ligand overlap each other.",
   strain: "The ligand is strained: its conformation costs much energy.",
   stereo: "The stereochemistry is not that of the input.",
 };
+
+const ABOUT_SURROUNDINGS =
+  "Clashes, checks, minimisation and rescores see the protein alone: no waters, metals, cofactors or nucleic acids.";
 
 const CHECKS = {
   mol_pred_loaded: "Pose can be read",
