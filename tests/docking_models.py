@@ -105,8 +105,7 @@ def contents(out: Path) -> dict[str, str]:
 
 
 def assert_same_results(one: Path, other: Path, tolerance: float = 1.01e-3) -> None:
-    """The same files with the same words; numbers (Angstrom above all) agree to ``tolerance`` (1e-3, and the rounding of
-    the files)."""
+    """The same files with the same words; numbers (Angstrom above all) agree to 1e-3, beside the files' rounding."""
     first, second = contents(one), contents(other)
     assert first.keys() == second.keys()
     for name, text in first.items():

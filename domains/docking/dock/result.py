@@ -29,8 +29,8 @@ class DockedPose:
     positions: [n, 3] heavy atoms of the ligand, Angstrom, in the frame of the protein's file; sample: its number in the
     order sampled, from 1; confidence: logit of the ranking model, comparable within one complex only, None where the
     model has none; confidence_band: the same in a word; latents: the residue or atom that each latent names; clashes:
-    ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [steps + 1, n, 3] the way
-    here, where it was asked for.
+    ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [steps + 1, n, 3]
+    the way here, where it was asked for, with one more where the pose was minimised.
     """
 
     rank: int
@@ -61,8 +61,9 @@ class DockedPose:
         latents = {f"latent_{latent['slot']}": latent["name"] for latent in self.latents}
         minimized = {f"minimized_{name}": value for name, value in (self.minimized or {}).items()}
         known = {
-            "rank": self.rank, "sample": self.sample,
-            "confidence": self.confidence, "confidence_band": self.confidence_band, **latents, "stereo": self.stereo, "clashes": self.clashes, "strain": self.strain,
+            "rank": self.rank, "sample": self.sample, "confidence": self.confidence,
+            "confidence_band": self.confidence_band, **latents, "stereo": self.stereo, "clashes": self.clashes,
+            "strain": self.strain,
             "flags": ", ".join(self.flags) or "none", "pb_valid": self.pb_valid, **minimized, **(self.rescores or {}),
         }  # fmt: skip
         return {name: _text(value) for name, value in known.items() if value is not None}
