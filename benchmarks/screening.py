@@ -5,8 +5,9 @@
 
 ``disco dock`` runs as a user runs it, start-up included, while the memory of all its processes is read twice a second.
 ``--vina N`` docks N of the same ligands with Vina (exhaustiveness 8, one box around the whole protein, as the search of
-ours is blind too); COMMAND is as in ``benchmarks.docking`` and gets one folder per ligand. All sides have as many
-threads as there are workers; compare CPU seconds per ligand: other processes disturb the clock on the wall.
+ours is blind too); COMMAND is as in ``benchmarks.docking`` and gets one folder per ligand. Only ours counts start-up.
+Compare CPU seconds per ligand: ours runs in ``--workers`` processes of one thread, Vina with as many threads, the peer
+with one. Memory is the sum over processes, so what they share counts several times.
 """
 
 import argparse
@@ -209,7 +210,7 @@ def main(arguments: list[str]) -> int:
     if options.peer:
         speeds.append(peer(options.peer, protein, ligands[: options.peer_count], options))
     print(text := table(speeds))
-    tenth = len(ligands) // 10
+    tenth = max(1, len(ligands) // 10)
     spans = {f"{k * tenth} to {(k + 1) * tenth} docked": memory.between(k * tenth, (k + 1) * tenth) for k in range(10)}
     print("peak MB of all processes: " + ", ".join(f"{span}: {mb:.0f}" for span, mb in spans.items()))
     if options.out:

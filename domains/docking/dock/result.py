@@ -29,8 +29,8 @@ class DockedPose:
     positions: [n, 3] heavy atoms of the ligand, Angstrom, in the frame of the protein's file; sample: its number in the
     order sampled, from 1; confidence: logit of the ranking model, comparable within one complex only, None where the
     model has none; confidence_band: the same in a word; latents: the residue or atom that each latent names; clashes:
-    ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [steps + 1, n, 3]
-    the way here, where it was asked for, with one more where the pose was minimised.
+    ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [S + 1, n, 3]
+    the way here in S steps, where it was asked for, with one more where the pose was minimised.
     """
 
     rank: int
