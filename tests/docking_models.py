@@ -139,6 +139,7 @@ def forked(work: Callable[[], None], output: Path) -> Iterator[int]:
         status = 70
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
             sys.stdout = sys.stderr = output.open("a", buffering=1)
             work()
             status = 0
