@@ -103,7 +103,7 @@ def find_model(folder: Path | str) -> Path:
         if (candidate / MANIFEST).is_file():
             return candidate
     what = "no such folder" if not folder.exists() else f"no {MANIFEST} in it"
-    raise CheckpointError(f"{folder}: {what}; give the folder that 'disco train -o' wrote")
+    raise CheckpointError(f"{folder}: {what}; give the folder that 'disco train -o' or 'disco convert' wrote")
 
 
 def read_manifest(folder: Path) -> Manifest:

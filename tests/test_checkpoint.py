@@ -169,7 +169,9 @@ def test_a_model_is_found_in_its_own_folder_and_in_its_run_folder(tmp_path: Path
 
 @pytest.mark.parametrize(("name", "words"), [("gone", "no such folder"), (".", r"no manifest\.json in it")])
 def test_where_no_model_is_the_error_tells_what_to_give(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(CheckpointError, match=f"{words}; give the folder that 'disco train -o' wrote"):
+    with pytest.raises(
+        CheckpointError, match=f"{words}; give the folder that 'disco train -o' or 'disco convert' wrote"
+    ):
         find_model(tmp_path / name)
 
 

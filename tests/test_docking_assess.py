@@ -108,6 +108,17 @@ def test_what_one_program_cannot_do_the_other_still_does(monkeypatch: pytest.Mon
     assert result.notes == ("rescoring with gnina failed, the poses are without it: unexpected MemoryError: ",)
 
 
+def test_a_pose_apart_from_the_protein_has_no_score_of_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescore, "require", lambda names: None)
+    monkeypatch.setattr(rescore, "PROGRAMS", {"vina": lambda mol, poses, whole: {"vina": np.full(len(poses), -7.0)}})
+    result = assessed(sampled(0.0, 1000.0), rescore=("vina",))
+    assert {pose.sample: pose.rescores for pose in result.poses} == {1: {"vina": -7.0}, 2: {"vina": None}}
+
+
+def test_one_program_may_be_named_without_a_list() -> None:
+    assert DockSettings.parse({"rescore": "vina"}).rescore == ("vina",)
+
+
 def test_a_pose_on_which_posebusters_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = PoseChecks(("loaded",), np.array([[True], [False]]), np.array([True, False]), (None, "why"))
     monkeypatch.setattr(module, "check_poses", lambda *_: found)

@@ -454,6 +454,7 @@ def test_a_notebook_shows_the_pose_in_its_protein(crystal: DockingResult) -> Non
 
 
 def test_a_result_as_a_table_a_molecule_and_a_page(crystal: DockingResult, tmp_path: Path) -> None:
+    assert repr(crystal).startswith(f"DockingResult({crystal.id}: 3 poses, best confidence")
     frame = crystal.to_frame()
     assert list(frame["rank"]) == [1, 2, 3]
     assert set(frame["id"]) == {crystal.id}
@@ -466,6 +467,14 @@ def test_a_result_as_a_table_a_molecule_and_a_page(crystal: DockingResult, tmp_p
     assert {"protein.pdb", "poses.sdf", "rank1.sdf", "result.json"} <= {p.name for p in page.parent.iterdir()}
     again = read_protein(page.parent / "protein.pdb")
     np.testing.assert_allclose(again.positions, read_protein(protein("2p70")).positions, atol=1e-3)
+
+
+def test_a_complex_is_named_and_its_ligand_has_a_template_in_python_too(pipeline: DockingPipeline) -> None:
+    one, two = (pipeline.dock(protein("2p70"), "CCO", poses=1, name=name) for name in ("here", "there"))
+    assert (one.id, two.id) == ("here", "there")
+    assert not np.allclose(one.poses[0].positions, two.poses[0].positions)
+    with pytest.raises(RequestError, match="template"):
+        pipeline.dock(protein("2p70"), "CCO", template="CCO")
 
 
 def test_a_molecule_of_a_notebook_is_docked_like_its_file(pipeline: DockingPipeline, tmp_path: Path) -> None:

@@ -352,6 +352,10 @@ def test_results_of_other_settings_are_not_mixed(model: Path, tmp_path: Path) ->
         dock_table(model, path, out, poses=1, seed=7)
     assert dock_table(model, path, out, poses=1, batch_size=7).resumed == 1, "which changes no result"
     assert dock_table(model, path, out, poses=1, seed=7, overwrite=True).resumed == 0
+    other = write_table(tmp_path / "other.csv", SOME[1:2])
+    dock_table(model, other, out, poses=1, seed=8, overwrite=True)
+    assert list((out / SOME[0][0]).glob("*")) == [], "poses of other settings are nowhere"
+    dock_table(model, path, out, poses=1, seed=7, overwrite=True)
     assert records(out)[SOME[0][0]]["settings"]["seed"] == 7
     (out / "config.yaml").write_text("seed: [")
     with pytest.raises(RequestError, match=r"config.yaml, with their settings, is missing or damaged"):

@@ -22,16 +22,18 @@ class DockingPipeline(Pipeline):
     """What ``Pipeline.from_pretrained`` gives for a docking model."""
 
     def dock(
-        self, protein: Path | str, ligand: Path | str | Chem.Mol, poses: int = 10, seed: int = 0, **settings: Any
-    ) -> DockingResult:
+        self, protein: Path | str, ligand: Path | str | Chem.Mol, poses: int = 10, seed: int = 0, *,
+        name: str | None = None, template: str | None = None, **settings: Any,
+    ) -> DockingResult:  # fmt: skip
         """Dock one ligand: a file (its first record), a SMILES, or an RDKit molecule.
 
-        settings: the other fields of ``DockSettings`` (steps, pocket, check, minimize, ...). The poses are those that
-        ``disco dock`` gives for the same files and seed. Raises RequestError with the reason where nothing can be
-        docked.
+        name: of the complex, from which its random numbers follow, None: from the files; template: SMILES with the bond
+        orders of a PDB ligand; settings: the other fields of ``DockSettings`` (steps, pocket, check, minimize, ...).
+        The poses are those that ``disco dock`` gives for the same files, name and seed. Raises RequestError with the
+        reason where nothing can be docked.
         """
         chosen = DockSettings.parse({"poses": poses, "seed": seed, **settings})
-        outcome = next(self._dock(islice(self._jobs(protein, ligand, chosen), 1), chosen))
+        outcome = next(self._dock(islice(self._jobs(protein, ligand, chosen, name, template), 1), chosen))
         if isinstance(outcome, Failure):
             raise RequestError(f"{outcome.id}: {outcome.stage}: {outcome.reason}")
         return outcome
@@ -51,9 +53,17 @@ class DockingPipeline(Pipeline):
                 yield job if isinstance(job, Failure) else next(docked)[1]
 
     def _jobs(
-        self, protein: Path | str, ligands: Path | str | Chem.Mol, settings: DockSettings
-    ) -> Iterator[Job | Failure]:
+        self, protein: Path | str, ligands: Path | str | Chem.Mol, settings: DockSettings, name: str | None = None,
+        template: str | None = None,
+    ) -> Iterator[Job | Failure]:  # fmt: skip
         model = self.config.model
         assert isinstance(model, DockingConfig)
         given = ligands if isinstance(ligands, Chem.Mol) else str(ligands)
-        return jobs_of_ligands(Path(protein), given, site=settings.site, raw_chirality=model.quirks.raw_chirality)
+        return jobs_of_ligands(
+            Path(protein),
+            given,
+            template=template,
+            name=name,
+            site=settings.site,
+            raw_chirality=model.quirks.raw_chirality,
+        )

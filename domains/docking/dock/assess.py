@@ -38,6 +38,9 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
     notes = [f"{lost} of {len(docked.positions)} poses were not finite and are left out"] if lost else []
     places, extras = _extras(each, docked.positions[order], settings, notes)
     seen = pose_flags(each.ligand.mol, places, each.receptor.whole)
+    if "rescores" in extras:  # gnina's networks praise a ligand in empty space
+        pairs = zip(extras["rescores"], seen.words, strict=True)
+        extras["rescores"] = [dict.fromkeys(scores) if "apart" in words else scores for scores, words in pairs]
     poses = []
     for place, number in enumerate(order):
         confidence = None if docked.confidence is None else _number(docked.confidence[number])

@@ -111,7 +111,8 @@ def _stoppable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         # Once the run has begun, --overwrite would dock everything again.
         again = this_command("--overwrite" if getattr(interrupt, "begun", False) else "")
-        say(f"stopped; what is docked is in {out}. Go on with:\n  {again}")
+        said = f"what is docked is in {out}" if out.exists() else "nothing is docked yet"
+        say(f"stopped; {said}. Go on with:\n  {again}")
         raise typer.Exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)) from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

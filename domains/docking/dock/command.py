@@ -232,4 +232,8 @@ def _say(summary: Summary, out: Path, report: bool) -> None:
     before = f" ({summary.resumed} of them before)" if summary.resumed else ""
     failed = f"; {len(summary.failures)} failed, see {out / FAILURES}" if summary.failures else ""
     say(f"{len(summary.rows)} docked{before}{failed}")
+    if summary.rows and all(row["confidence"] is None for row in summary.rows):
+        say("this model has no confidence: poses are in the order sampled, and rank 1 is only the first")
+    if flagged := sum(bool(row["flags"]) for row in summary.rows):
+        say(f"the pose of rank 1 looks wrong in {flagged}: see the column flags")
     say(f"look at {out / REPORT}" if report else f"results in {out}")

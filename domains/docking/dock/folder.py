@@ -27,7 +27,7 @@ from domains.docking.write import folder_name
 LOCK = ".lock"
 COLUMNS = (
     "id", "row", "protein", "ligand", "smiles", "poses", "confidence", "confidence_band", "flags", "clashes", "strain",
-    "pb_valid", "seconds", "best_pose",
+    "pb_valid", "seconds", "best_pose", "notes",
 )  # fmt: skip
 FREE = ("batch_size", "model")  # change no result; the model is known by the checksum of its weights
 
@@ -57,14 +57,14 @@ class RunFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start a run under these settings. Raises RequestError where the folder holds results of others; with
-        ``overwrite`` all results become unfinished instead. Raises StorageError."""
+        ``overwrite`` all results are taken away instead. Raises StorageError."""
         self.settings = {**settings, **self.settings}
         with storage_errors(self.path):
             for folder in (self.path, self.path / PROTEINS):
                 _tidy(folder)
             if self.overwrite:
                 for result in self.path.glob(f"*/{RESULT}"):
-                    result.unlink()
+                    clear(result.parent)
             else:
                 self._check()
         write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True))
@@ -110,9 +110,13 @@ class RunFolder:
         except (DataError, LookupError, TypeError, AttributeError):  # none, or damaged
             return None
 
+    def has(self, id_: str) -> bool:
+        """Whether there is a result of this name, from whatever inputs."""
+        return (self.path / id_ / RESULT).is_file()
+
     def drop(self, id_: str) -> None:
         """Take away what an earlier run wrote for a job that fails now: it was docked from other inputs."""
-        if (self.path / id_ / RESULT).is_file():
+        if self.has(id_):
             clear(self.path / id_)
 
     def write(self, job: Job, result: DockingResult) -> dict[str, Any]:
@@ -160,7 +164,8 @@ def row_of(record: Mapping[str, Any], row: int | None) -> dict[str, Any]:
         "smiles": record["ligand"]["smiles"], "poses": len(record["poses"]), "confidence": best["confidence"],
         "confidence_band": best["confidence_band"], "flags": ", ".join(best["flags"]), "clashes": best["clashes"],
         "strain": best["strain"], "pb_valid": best.get("pb_valid"), "seconds": record["seconds"],
-        "best_pose": f"{record['id']}/{best['file']}", **more, **best.get("rescores", {}),
+        "best_pose": f"{record['id']}/{best['file']}",
+        "notes": "; ".join(record["ligand"]["notes"]), **more, **best.get("rescores", {}),
     }  # fmt: skip
 
 

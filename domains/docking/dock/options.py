@@ -45,7 +45,10 @@ Pocket = Annotated[
     Path | None,
     typer.Option("--pocket", "--autobox_ligand", help="Ligand file: dock around its place [default: anywhere]."),
 ]
-Margin = Annotated[float | None, typer.Option(help="Angstrom around it that belong to the pocket [default: 10].")]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", "--autobox_add", help="Angstrom around it that belong to the pocket [default: 10]."),
+]
 Center = Annotated[Triple | None, typer.Option(metavar="X Y Z", help="Centre of the pocket, Angstrom.")]
 Size = Annotated[Triple | None, typer.Option(metavar="X Y Z", help="Edges of a box there, Angstrom.")]
 Radius = Annotated[float | None, typer.Option(help="Or the radius of a sphere there, Angstrom.")]

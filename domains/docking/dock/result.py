@@ -69,7 +69,7 @@ class DockedPose:
         return {name: _text(value) for name, value in known.items() if value is not None}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DockingResult:
     """Ranked poses of one complex. about: the other entries of result.json (protein, ligand, pocket, model, settings);
     notes: what happened on the way; seconds: time in the networks."""
@@ -80,6 +80,11 @@ class DockingResult:
     about: Mapping[str, Any]
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        best = self.poses[0]
+        ranked = "not ranked" if best.confidence is None else f"best confidence {best.confidence:.2f}"
+        return f"DockingResult({self.id}: {len(self.poses)} poses, {ranked}, flags: {', '.join(best.flags) or 'none'})"
 
     def mol(self, rank: int = 1) -> Chem.Mol:
         """The ligand in the pose of this rank. Raises RequestError where there is none."""

@@ -100,6 +100,8 @@ def run(
                 summary.resumed += 1
                 took(row)
             else:
+                if folder.has(job.id):
+                    logger.warning("%s: was docked from other inputs before, and is docked again", job.id)
                 yield marked
 
     worker = Worker(model.load(), settings)

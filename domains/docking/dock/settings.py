@@ -1,11 +1,15 @@
 """What a user may choose about a docking run."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from domains.docking.dock.rescore import Rescorer
 from domains.docking.request import Site
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class DockSettings(Site):
@@ -25,7 +29,7 @@ class DockSettings(Site):
     batch_size: PositiveInt | Literal["auto"] = "auto"
     check: bool = False
     minimize: bool = False
-    rescore: tuple[Rescorer, ...] = ()
+    rescore: Annotated[tuple[Rescorer, ...], BeforeValidator(_several)] = ()
     trajectory: bool = False
 
     @property
