@@ -60,7 +60,7 @@ class Site(Section):
             if self.radius is not None or self.size is not None:
                 raise ValueError("radius and size need a center")
         elif self.pocket is not None or (self.radius is None) == (self.size is None):
-            raise ValueError("give a reference ligand, or a center with one more: a radius or a size")
+            raise ValueError("a pocket is a reference ligand, or a center with either a radius or a size: give one")
         return self
 
     @classmethod
