@@ -3,8 +3,11 @@
 import logging
 import os
 import shlex
+import signal
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -31,3 +34,17 @@ def this_command(without: str = "") -> str:
 def say(text: str) -> None:
     """To the user, on stderr."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM does in the block what Ctrl-C does: KeyboardInterrupt, here with the number of the signal."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

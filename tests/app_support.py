@@ -60,6 +60,11 @@ class Server:
         assert status == 202, told
         return told["id"]
 
+    def dock_everything(self) -> dict[str, Any]:
+        """A finished docking: one ligand that works and one that does not, with everything that can be asked for."""
+        text = "CCO ethanol\nnot-a-molecule broken\n"
+        return self.wait(self.dock({"ligand": text, "check": "on", "minimize": "on", "trajectory": "on", "seed": "3"}))
+
     def status(self, id_: str) -> dict[str, Any]:
         return json.loads(self.get(f"/jobs/{id_}"))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from domains.docking.chemistry.ligand import read_ligand
-from domains.docking.chemistry.protein import read_protein
+from domains.docking.chemistry.ligand import Ligand, read_ligand
+from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.chemistry.rotatable import rotatable_bonds
 from domains.docking.complex import Complex, Receptor
 from domains.docking.graph import complex_graph
@@ -47,6 +47,18 @@ def golden_graph(positions: str = "lig_pos_matched") -> HeteroData:
         "residue": g["atom_rec_edge_index"][1].numpy(),
     }  # fmt: skip
     return complex_graph(ligand=ligand, receptor=receptor, atoms=atoms)
+
+
+@cache
+def crystal() -> tuple[Ligand, Protein]:
+    """6W70 as crystallised."""
+    return read_ligand(DATA / "6w70_ligand.sdf"), read_protein(DATA / "6w70_protein.pdb.gz")
+
+
+def places(ligand: Ligand) -> np.ndarray:
+    """The true pose."""
+    assert ligand.coordinates is not None
+    return ligand.coordinates
 
 
 @cache

@@ -40,9 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def docked(server: Server) -> dict[str, Any]:
-    """A finished docking: one ligand that works and one that does not, with everything that can be asked for."""
-    text = "CCO ethanol\nnot-a-molecule broken\n"
-    return server.wait(server.dock({"ligand": text, "check": "on", "minimize": "on", "trajectory": "on", "seed": "3"}))
+    return server.dock_everything()
 
 
 # ---- docking --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What is told of every pose: overlaps, strain, stereochemistry, and the words for them."""
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
@@ -9,20 +8,9 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdMolTransforms
 
 from core.errors import RequestError
-from domains.docking.chemistry.ligand import Ligand, ligand_from_mol, read_ligand
-from domains.docking.chemistry.protein import Protein, read_protein
+from domains.docking.chemistry.ligand import Ligand, ligand_from_mol
 from domains.docking.dock.flags import OVERLAP, STRAIN, band, overlapping_atoms, pose_flags, self_clashes, strain_energy
-from tests.docking_support import DATA
-
-
-@cache
-def crystal() -> tuple[Ligand, Protein]:
-    return read_ligand(DATA / "6w70_ligand.sdf"), read_protein(DATA / "6w70_protein.pdb.gz")
-
-
-def places(ligand: Ligand) -> np.ndarray:
-    assert ligand.coordinates is not None
-    return ligand.coordinates
+from tests.docking_support import crystal, places
 
 
 def conformer(smiles: str, seed: int = 1) -> Ligand:

@@ -11,26 +11,15 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from core.errors import DataError
-from domains.docking.chemistry.ligand import Ligand, ligand_from_mol, read_ligand
+from domains.docking.chemistry.ligand import ligand_from_mol
 from domains.docking.chemistry.pocket import Around
-from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.chemistry.stereo import same_stereo
 from domains.docking.dock import minimize
 from domains.docking.dock.flags import overlapping_atoms
 from domains.docking.dock.minimize import Minimized, minimize_poses, mmff_pairs, uff_pairs
 from domains.docking.dock.protonate import protonated
 from domains.docking.metrics.poses import with_poses
-from tests.docking_support import DATA
-
-
-@cache
-def crystal() -> tuple[Ligand, Protein]:
-    return read_ligand(DATA / "6w70_ligand.sdf"), read_protein(DATA / "6w70_protein.pdb.gz")
-
-
-def places(ligand: Ligand) -> np.ndarray:
-    assert ligand.coordinates is not None
-    return ligand.coordinates
+from tests.docking_support import crystal, places
 
 
 @cache

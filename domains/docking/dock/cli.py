@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from core.console import Device, Overrides, Quiet, say, start_logging, this_command
+from core.console import Device, Overrides, Quiet, say, sigterm_interrupts, start_logging, this_command
 from core.errors import RequestError
 from domains.docking.dock import options as o
 
@@ -101,18 +101,12 @@ def _command(given: Mapping[str, Any], config: Path | None) -> Any:
 @contextmanager
 def _stoppable(out: Path) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run and print how to go on."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt(signum)
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt as interrupt:
         # Once the run has begun, --overwrite would dock everything again.
         again = this_command("--overwrite" if getattr(interrupt, "begun", False) else "")
         said = f"what is docked is in {out}" if out.exists() else "nothing is docked yet"
         say(f"stopped; {said}. Go on with:\n  {again}")
         raise typer.Exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)) from interrupt
-    finally:
-        signal.signal(signal.SIGTERM, before)

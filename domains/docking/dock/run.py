@@ -155,7 +155,7 @@ class _Pool:
     that kills a fresh process too is the culprit, and fails."""
 
     def __init__(self, model: Model, settings: DockSettings, folder: RunFolder, workers: int) -> None:
-        self.arguments, self.folder, self.workers = (model, settings, folder), folder, workers
+        self.arguments, self.workers = (model, settings, folder), workers
 
     def run(self, shards: Iterator[list[Job]]) -> Iterator[Outcome]:
         while True:

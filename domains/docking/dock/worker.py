@@ -146,10 +146,10 @@ class Worker:
     def _finish(self, job: Job, docked: Docked | tuple[Complex, DiscoError]) -> DockingResult:
         if not isinstance(docked, Docked):
             raise docked[1]
-        pipeline = self.engine.pipeline
+        pipeline, resolved = self.engine.pipeline, self.resolved
         about = {
             **describe(docked.complex, str(job.protein), job.source),
             "model": {"name": pipeline.name, "sha256": pipeline.manifest.digest},
-            "settings": {name: self.resolved[name] for name in ("poses", "steps", "seed", "sampler", "guidance")},
+            "settings": {name: resolved[name] for name in ("poses", "steps", "seed", "sampler", "guidance")},
         }
         return assess(docked, self.settings, about, pipeline.config.latents.kind == "pointer")

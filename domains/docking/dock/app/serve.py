@@ -1,19 +1,17 @@
 """From the command line to a server that runs until it is stopped."""
 
 import logging
-import signal
 import socket
 import tempfile
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from core.console import say
+from core.console import say, sigterm_interrupts
 from core.errors import CheckpointError, RequestError
 from core.files import storage_errors
 from domains.docking.dock.app.guard import Hosts, is_loopback
@@ -94,14 +92,8 @@ def _work_folder(workdir: Path | None) -> Iterator[Path]:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the block, cleaning up on the way."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt:
         say("stopped")
-    finally:
-        signal.signal(signal.SIGTERM, before)
