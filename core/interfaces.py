@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.config import RunConfig
 from core.rng import SampleStreams
+from core.training.distributed import World
 from core.types import Corrupted, LatentLogits, Latents, Samples, State, Tangent
 
 
@@ -118,6 +119,12 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """What this stage trains, by the name it gets in the model folder."""
+
+    def prepare(self, dataset: "Dataset", folder: Path, world: World) -> "Dataset":
+        """What the stage trains on, made before its first step and again when it goes on: the domain's training data by
+        default. folder: of the run, where it may keep what takes long to make, below ``state``; world: all processes
+        call this."""
+        return dataset
 
     def frozen(self, step: int) -> Iterable[nn.Parameter]:
         """Parameters that optimiser step number ``step`` leaves alone; none by default."""

@@ -20,9 +20,10 @@ from rdkit import Chem
 from core.cli import main
 from core.errors import RequestError
 from core.pipeline import Pipeline
+from domains.docking import shipped
 from domains.docking.dock import command as command_module
 from domains.docking.dock import run as run_module
-from domains.docking.dock.command import NO_MODEL, Command
+from domains.docking.dock.command import Command
 from domains.docking.dock.settings import DockSettings
 from domains.docking.pipeline import DockingPipeline
 from tests.docking_models import (
@@ -264,12 +265,16 @@ def test_what_cannot_be_asked_for_is_named_in_one_line(
 # Models
 
 
-def test_without_a_model_the_user_is_told_where_to_get_one(dock: Dock, tmp_path: Path) -> None:
+def test_without_a_model_the_user_is_told_where_to_get_one(
+    dock: Dock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "no weights")
     ran = dock("--protein", protein("1bvi"), "--ligand", "CCO", "--out", tmp_path / "out", bare=True)
     assert ran.code == 1
-    assert NO_MODEL in ran.err
+    assert shipped.NO_WEIGHTS in ran.err
     assert "--model" in ran.err
     assert "disco convert" in ran.err
+    assert len(ran.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     ran = dock("--protein", protein("1bvi"), "--ligand", "CCO", "--model", tmp_path / "none", "--out", tmp_path / "out")
     assert f"{tmp_path / 'none'}: no such folder" in ran.err

@@ -22,8 +22,8 @@ from core.samplers import Euler, EulerMaruyama, Heun, OneStep, make_sampler
 from core.types import Batch
 from domains.docking.chemistry.features import bond_graph
 from domains.docking.chemistry.rotatable import rotatable_bonds
-from domains.docking.geometry import LOSS_WEIGHTS, DockingGeometry
-from domains.docking.noise import DockingNoise, TabledNoise, authors_noise
+from domains.docking.geometry import DockingGeometry
+from domains.docking.noise import FIELDS, LOSS_WEIGHTS, DockingNoise, TabledNoise, authors_noise
 from domains.docking.pose import Pose
 from domains.docking.temperatures import PUBLISHED
 from domains.docking.torsion import Torsions, nesting, turn
@@ -174,7 +174,7 @@ def test_the_mean_loss_of_a_silent_network_is_one() -> None:
     pose = Pose.concatenate([random_pose(MOLECULES[0])[0]] * 4000)
     t = torch.linspace(0.05, 1, 4000, dtype=torch.float64)
     corrupted = DockingGeometry().corrupt(pose, t, streams(4000))
-    for name, share in LOSS_WEIGHTS.items():
+    for name, share in zip(FIELDS, LOSS_WEIGHTS, strict=True):
         loss = (corrupted.weight[name] * corrupted.target[name] ** 2).mean()
         # translation: weight sigma^2, so its mean is that of a unit normal; the norms of the others are over the vector
         assert float(loss) == pytest.approx(share / (3 if name == "rot" else 1), rel=0.05), name

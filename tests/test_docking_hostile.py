@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from core import cli
+from domains.docking import shipped
 from domains.docking.write import folder_name
 from tests.docking_hostile_inputs import CASES, DOCKED, HELIX, HTML, LIGANDS, PROTEINS, TABLE, Case
 from tests.docking_models import save_model
@@ -145,8 +146,12 @@ def test_failures_are_in_a_table_too(docked: Run) -> None:
 # ---- commands that cannot work at all -------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, str]] = {  # what is typed, and words that the one line of the answer must have
-    "no model": ("-r {good} -l CCO -o {out}", "CheckpointError|no docking model|disco convert|--model"),
+    "no model": (
+        "-r {good} -l CCO -o {out}",
+        "CheckpointError|no docking model|lacks the weights|--model",
+    ),
     "no such model": ("-r {good} -l CCO -o {out} -m {out}/none", "CheckpointError|none"),
+    "no such name": ("-r {good} -l CCO -o {out} -m dicso", "CheckpointError|dicso|disco, plain"),
     "nothing": ("-o {out} -m {model}", "--protein and --ligand|--csv"),
     "protein alone": ("-r {good} -o {out} -m {model}", "--ligand is missing"),
     "ligand alone": ("-l CCO -o {out} -m {model}", "--protein is missing"),
@@ -192,6 +197,7 @@ def typed(
         (tmp_path / name).write_text(content)
     places = {key: tmp_path / name for key, (name, _) in files.items()}
     monkeypatch.delenv("DISCO_DOCKING_MODEL", raising=False)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "no weights")
 
     def run(line: str, **more: Path) -> tuple[int, str, str]:
         words = [

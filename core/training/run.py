@@ -63,7 +63,8 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
     # Initial weights follow from the run's seed and the stage alone.
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
-    trainer = Trainer(TrainingJob(stage, dataset, config.stage(name), folder, config.seed, world, quiet, built_on))
+    samples = stage.prepare(dataset, folder, world)
+    trainer = Trainer(TrainingJob(stage, samples, config.stage(name), folder, config.seed, world, quiet, built_on))
     if trainer.finished:
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
     trainer.run()
@@ -83,8 +84,9 @@ def _trained_parts(stage: str, domain: Domain, model: Path) -> tuple[dict[str, n
         raise ConfigError(
             f"stage '{stage}' needs the stage before it: train with --stage all, or --stage denoiser first"
         )
-    manifest, builders = read_manifest(model), domain.parts()
-    built_on = {name: checksum for name, checksum in manifest.weights.items() if name in builders and name != stage}
+    manifest, builders, names = read_manifest(model), domain.parts(), stage_names(domain)
+    later = names[names.index(stage) :]  # a stage after the denoiser's trains the part of its own name
+    built_on = {name: checksum for name, checksum in manifest.weights.items() if name in builders and name not in later}
     return {name: load_part(model, name, builders[name](), manifest) for name in built_on}, built_on
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.config import RunConfig
 from core.errors import ConfigError
-from core.interfaces import Converted, Domain
+from core.interfaces import Converted, Domain, Stage
 from core.pipeline import Generated, Pipeline, Request
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
@@ -20,17 +20,21 @@ from domains.docking.data import DockingDataset
 from domains.docking.evaluation import Evaluation, confidences, figures_of, judge
 from domains.docking.geometry import DockingGeometry
 from domains.docking.language import LanguageModel
-from domains.docking.networks.backbone import BackboneOptions
+from domains.docking.networks.backbone import Backbone, BackboneOptions
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.denoiser import DockingDenoiser, ScoreScale
 from domains.docking.networks.encoder import DockingEncoder
 from domains.docking.networks.latents import LatentInput
 from domains.docking.networks.prior import DockingPrior
+from domains.docking.networks.ranker import PoseRanker
 from domains.docking.noise import TabledNoise
 from domains.docking.pipeline import DockingPipeline
 from domains.docking.pose import Pose
 from domains.docking.published import convert_files
+from domains.docking.ranking.stage import RankingStage
 from domains.docking.request import DockingRequest
+from domains.docking.sites.network import SiteNet
+from domains.docking.sites.training import SitesStage
 from domains.docking.temperatures import PUBLISHED
 from domains.docking.write import write_poses
 
@@ -89,7 +93,7 @@ class DockingDomain(Domain):
         return DockingDataset(self.model.data, split, self.language(), self.model.quirks, limit)
 
     def geometry(self) -> DockingGeometry:
-        return DockingGeometry(self.model.noise.build())
+        return DockingGeometry(self.model.noise.build(), self.model.noise.weights)
 
     def _scale(self) -> ScoreScale:
         noise = self.model.noise.build()
@@ -108,22 +112,46 @@ class DockingDomain(Domain):
     def prior(self) -> DockingPrior:
         return DockingPrior(self._options(), self.model.noise.build(), self.latents, self.model.quirks.prior)
 
-    def confidence(self) -> ConfidenceNet:
-        """The model that ranks poses."""
+    def confidence(self) -> ConfidenceNet | PoseRanker:
+        """The model that ranks poses. Raises ValueError where none is configured."""
+        settings = self.model.confidence
+        if settings is not None and settings.kind == "coarse":
+            return PoseRanker(self.model.ranker_options(), settings.outputs)
         return ConfidenceNet(self.model.confidence_options())
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
-        ranked = {"confidence": self.confidence} if self.model.confidence is not None else {}
-        return {**super().parts(), **ranked}
+        parts = super().parts()
+        if self.model.sites is not None:
+            parts["sites"] = self.sites
+        if self.model.confidence is not None:
+            parts["confidence"] = self.confidence
+        return parts
+
+    def sites(self) -> SiteNet:
+        """The finder of binding sites. Raises ValueError where none is configured."""
+        if self.model.sites is None:
+            raise ValueError("this model has no site finder")
+        return SiteNet(self.model.sites)
 
     def initial_prior(self, trained: Mapping[str, nn.Module]) -> DockingPrior:
         """Its layers start as the trained denoiser's (paper section 4.5)."""
         prior = self.prior()
-        prior.backbone.load_state_dict(trained["denoiser"].get_submodule("backbone").state_dict())
+        theirs = trained["denoiser"].get_submodule("backbone").state_dict()
+        # The light backbone of a denoiser has no updates of residues; the prior's own stay as they are.
+        prior.backbone.load_state_dict(theirs, strict=isinstance(prior.backbone, Backbone))
         return prior
 
     def frozen_prior(self, prior: nn.Module, step: int) -> Iterable[nn.Parameter]:
         return prior.get_submodule("backbone").parameters() if step < self.model.prior_freeze else ()
+
+    def stages(self) -> dict[str, Callable[[nn.ModuleDict], Stage]]:
+        model = self.model
+        stages: dict[str, Callable[[nn.ModuleDict], Stage]] = {}
+        if (sites := model.sites) is not None:
+            stages["sites"] = lambda trained: SitesStage(sites)
+        if model.confidence is not None and model.ranking is not None:
+            stages["confidence"] = lambda trained: RankingStage(self, self.confidence(), dict(trained))
+        return stages
 
     @classmethod
     def samplers(cls) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -169,7 +197,9 @@ class DockingDomain(Domain):
     def scores(self, networks: Mapping[str, nn.Module], samples: Pose, batch: Any) -> Mapping[str, Tensor]:
         """Confidence, where the model has one: higher is better, among poses of one complex."""
         network = networks.get("confidence")
-        return {"confidence": confidences(network, samples, batch)} if isinstance(network, ConfidenceNet) else {}
+        if not isinstance(network, ConfidenceNet | PoseRanker):
+            return {}
+        return {"confidence": confidences(network, samples, batch)}
 
     def write(self, result: Generated, out: Path) -> list[Path]:
         return write_poses(result, out)

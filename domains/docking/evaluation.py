@@ -21,16 +21,22 @@ from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from core.types import LatentLogits, Latents
 from domains.docking.batch import DockingBatch
+from domains.docking.chemistry.pocket import Around
 from domains.docking.complex import Complex
 from domains.docking.config import EvaluationConfig
+from domains.docking.crops import cut
 from domains.docking.data import DockingDataset
 from domains.docking.metrics.poses import judge_poses
 from domains.docking.metrics.table import ComplexResult, Row, summarise
 from domains.docking.networks.confidence import ConfidenceNet
+from domains.docking.networks.ranker import PoseRanker
 from domains.docking.pose import Pose
+from domains.docking.regions import Region, in_site, regions
+from domains.docking.sites.network import SiteNet
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
+RANKED_AT_ONCE = 64  # poses per call of the coarse confidence model
 SHOWN = {
     "rmsd_below_2": "% < 2 A", "rmsd_below_5": "% < 5 A", "rmsd_median": "median A",
     "centroid_below_2": "% centre < 2 A", "steric_clash": "% clash", "valid": "% valid",
@@ -45,17 +51,23 @@ def sample_numbers(name: str, count: int) -> range:
 
 def poses_of(each: Complex, count: int) -> DockingBatch:
     """A request for ``count`` poses of one complex."""
-    return DockingBatch(torch.tensor(sample_numbers(each.name, count)), (each,), (0,) * count)
+    return poses_in([Region(each, 0, count)])
+
+
+def poses_in(places: Sequence[Region]) -> DockingBatch:
+    """A request for the poses of one complex, in all its regions."""
+    index = tuple(number for number, place in enumerate(places) for _ in range(place.first, place.last))
+    ids = torch.tensor(sample_numbers(places[0].complex.name, len(index)))
+    return DockingBatch(ids, tuple(place.complex for place in places), index)
 
 
 @torch.no_grad()
-def confidences(network: ConfidenceNet, poses: Pose, batch: DockingBatch) -> Float[Tensor, " b"]:
+def confidences(network: ConfidenceNet | PoseRanker, poses: Pose, batch: DockingBatch) -> Float[Tensor, " b"]:
     """[B] first logit of the confidence model: higher is better, of poses of the same complex only."""
     dtype = next(network.parameters()).dtype
-    values = [
-        network(batch.select(slice(i, i + 1)).structure(dtype), poses.select(slice(i, i + 1)).flat.to(dtype))
-        for i in range(batch.size)
-    ]
+    at_once = RANKED_AT_ONCE if isinstance(network, PoseRanker) else 1
+    pieces = [slice(start, start + at_once) for start in range(0, batch.size, at_once)]
+    values = [network(batch.select(each).structure(dtype), poses.select(each).flat.to(dtype)) for each in pieces]
     return torch.cat(values)[:, 0]
 
 
@@ -68,7 +80,7 @@ def judge(
         raise RequestError(f"{each.name}: its true pose is not known: there is nothing to measure against")
     return judge_poses(
         each.ligand.mol, each.ligand.coordinates, np.stack([pose_positions(poses, batch, i) for i in numbers]),
-        each.receptor.protein, name=each.name,
+        each.receptor.whole, name=each.name,
         confidence=None if confidence is None else confidence.cpu().double().numpy(), **about,
     )  # fmt: skip
 
@@ -146,15 +158,29 @@ class Evaluation:
         return results
 
     def _dock_one(self, each: Complex, source: str) -> ComplexResult:
-        batch = poses_of(each, self.config.poses).to(self.pipeline.device)
         start = time.perf_counter()
+        places = self._places(each)
+        batch = poses_in(places).to(self.pipeline.device)
         poses, _ = self.pipeline.solve_in_pieces(batch, self._latents(batch, source), self.request)
         confidence = self.pipeline.domain.scores(self.pipeline.networks, poses, batch).get("confidence")
+        sites = [places[number].site for number in batch.index]
+        if confidence is not None and all(sites):
+            likely = np.array([site.probability for site in sites if site is not None])
+            confidence = torch.from_numpy(in_site(confidence.double().cpu().numpy(), likely))
         seconds, unseen = time.perf_counter() - start, each.name in self.dataset.unseen
         return judge(
             poses, batch, range(batch.size), confidence, unseen=unseen, seconds=seconds,
             pose_checks=self.config.pose_checks,
         )  # fmt: skip
+
+    def _places(self, each: Complex) -> list[Region]:
+        """The surroundings of the true pose where ``pocket`` says so, else where a user without a pocket gets poses."""
+        model, count = self.pipeline.config.model, self.config.poses
+        if self.config.pocket is not None and each.ligand.coordinates is not None:
+            return [Region(cut(each, Around(each.ligand.coordinates, self.config.pocket)), 0, count)]
+        sites = self.pipeline.networks.get("sites")
+        known = sites if isinstance(sites, SiteNet) else None
+        return regions(each, known, count, model.regions.sites, model.regions.margin)
 
     def _latents(self, batch: DockingBatch, source: str) -> Latents | None:
         if source in ("none", "prior"):
@@ -165,11 +191,12 @@ class Evaluation:
             return keep_all(
                 torch.zeros(batch.size, space.count, space.codebook(batch), device=batch.ids.device)
             ).dropped()
-        # All poses are of one complex: it is encoded once.
+        # Every region is encoded once.
+        first = torch.tensor([batch.index.index(number) for number in range(len(batch.complexes))])
         with torch.no_grad():
-            logits: LatentLogits = self.pipeline.networks["encoder"](batch.select(slice(0, 1)))
-        mask = None if logits.mask is None else logits.mask.expand(batch.size, -1)
-        wide = LatentLogits(logits.values.expand(batch.size, -1, -1), mask)
+            logits: LatentLogits = self.pipeline.networks["encoder"](batch.select(first))
+        rows = torch.tensor(batch.index, device=batch.ids.device)
+        wide = LatentLogits(logits.values[rows], None if logits.mask is None else logits.mask[rows])
         return keep_all(space.extract(wide, SampleStreams(self.request.seed, batch.ids, "oracle", batch.ids.device)))
 
 

@@ -15,11 +15,9 @@ from core.interfaces import Geometry
 from core.rng import SampleStreams
 from core.types import Corrupted, Tangent
 from domains.docking.batch import DockingBatch
-from domains.docking.noise import FIELDS, DockingNoise
+from domains.docking.noise import FIELDS, LOSS_WEIGHTS, DockingNoise
 from domains.docking.pose import Pose
 from domains.docking.torsion import turn
-
-LOSS_WEIGHTS = {"tr": 1 / 3, "rot": 1 / 3, "tor": 1 / 3}  # the authors write 0.33
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class DockingGeometry(Geometry[Pose]):
     """
 
     noise: DockingNoise = DockingNoise()
+    weights: tuple[float, float, float] = LOSS_WEIGHTS  # of the fields' losses
     flat: ClassVar[bool] = False
     level_is_sigma: ClassVar[bool] = False
 
@@ -64,7 +63,7 @@ class DockingGeometry(Geometry[Pose]):
             "tor": torus.score(tor, tor_sigma[:, None]) * torsions,
         }
         norms = dict(zip(FIELDS, self.noise.score_norms(t), strict=True))
-        weight = {name: LOSS_WEIGHTS[name] / norms[name][:, None] ** 2 for name in FIELDS}
+        weight = {name: w / norms[name][:, None] ** 2 for name, w in zip(FIELDS, self.weights, strict=True)}
         # The loss takes the mean over all columns; this makes it the mean over a ligand's own bonds.
         share = torsions.shape[1] / torsions.sum(1, keepdim=True).clamp_min(1)
         weight["tor"] = weight["tor"] * share * torsions

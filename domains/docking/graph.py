@@ -57,6 +57,18 @@ def complex_graph(
     return data
 
 
+def ligand_arrays(graph: HeteroData, shift: np.ndarray) -> dict[str, np.ndarray]:
+    """The ligand of a graph as ``complex_graph`` takes it, its positions moved by ``shift`` [3] Angstrom."""
+    ligand = graph["ligand"]
+    moved = {"positions": ligand.pos} | {name: ligand[name] for name in ("crystal", "matched") if name in ligand}
+    return {
+        "features": ligand.x.numpy(), "group": ligand.group.numpy(),
+        "bonds": graph[BOND].edge_index.numpy(), "kinds": graph[BOND].kind.numpy(),
+        "torsions": graph[TORSION].edge_index.T.numpy(), "parent": graph[TORSION].parent.numpy(),
+        **{name: place.numpy() + shift for name, place in moved.items()},
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """What the networks read of B complexes, concatenated; node numbers count through the whole batch.
@@ -138,6 +150,14 @@ class Structure:
     def residue_slot(self) -> Int[Tensor, " m"]:
         """Number of every residue within its complex."""
         return _within(self.residue_sample, self.residue_counts)
+
+    @cached_property
+    def protein_slot(self) -> tuple[Int[Tensor, " a"], Int[Tensor, " a"]]:
+        """Complex of every protein atom and its number within it. Raises ValueError where the graphs have none."""
+        if self.protein_sample is None:
+            raise ValueError("this network reads the protein's atoms, and these graphs were built without them")
+        counts = torch.bincount(self.protein_sample, minlength=self.size)
+        return self.protein_sample, _within(self.protein_sample, counts)
 
     @cached_property
     def pointer_slot(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:

@@ -13,6 +13,7 @@ from core.geometry import torus
 from core.geometry.so3 import IGSO3, AuthorsIGSO3
 
 FIELDS = ("tr", "rot", "tor")
+LOSS_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)  # the authors write 0.33
 Range = tuple[float, float]
 HEAT = IGSO3(0.5)
 TABLE_SIZE = 5001

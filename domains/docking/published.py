@@ -16,7 +16,7 @@ from core.errors import CheckpointError, DataError
 from core.interfaces import Converted
 from domains.docking.config import BackboneConfig, ConfidenceConfig
 from domains.docking.networks.backbone import BackboneOptions
-from domains.docking.networks.confidence import ConfidenceNet
+from domains.docking.networks.confidence import ConfidenceNet, ConfidenceOptions
 from domains.docking.networks.prior import DockingPrior
 from domains.docking.noise import FIELDS, TABLE_SIZE, DockingNoise, TabledNoise, authors_noise
 from domains.docking.state_dicts import (
@@ -217,7 +217,8 @@ def _config(networks: Mapping[str, nn.Module], table: bool, where: str) -> Any:
     if isinstance(prior, DockingPrior):
         quirks |= {"prior_channels": prior.quirks.channels, "prior_shared_head": prior.quirks.shared_head}
     if isinstance(confidence, ConfidenceNet):
-        model["confidence"] = {name: getattr(confidence.options, name) for name in ConfidenceConfig.model_fields}
+        names = ConfidenceConfig.model_fields.keys() & ConfidenceOptions.__dataclass_fields__.keys()
+        model["confidence"] = {name: getattr(confidence.options, name) for name in sorted(names)}
         quirks |= asdict(confidence.options.quirks)
     latents: dict[str, Any] = {"kind": "pointer", "count": count} if count else {"kind": "none"}
     if count and not denoiser.dropped:

@@ -76,7 +76,9 @@ class Around:
 
     def contains(self, points: Float64[np.ndarray, "a 3"]) -> Bool[np.ndarray, " a"]:
         """Which points are within the margin."""
-        return cKDTree(self.coordinates).query(points)[0] <= self.margin
+        # The bound spares the search of everything far away; it is exclusive.
+        bound = np.nextafter(self.margin, np.inf)
+        return cKDTree(self.coordinates).query(points, distance_upper_bound=bound)[0] <= self.margin
 
     def __str__(self) -> str:
         return f"{self.margin:g} A around {len(self.coordinates)} reference atoms"

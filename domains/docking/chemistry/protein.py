@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from core.errors import RequestError
 from domains.docking.chemistry.chains import ChainResidue, select_chains
@@ -101,8 +101,14 @@ class Protein:
                 f"pocket: no atom of the protein lies in the {pocket}; the protein spans ({low}) to ({high}): "
                 "are both in the same frame?"
             )
-        kept, atoms = np.flatnonzero(inside), np.flatnonzero(inside[self.residue])
-        return Protein(
+        report = replace(self.report, pocket=f"{inside.sum()} of {self.n_residues} residues are in the {pocket}")
+        return replace(self.keep(inside), report=report)
+
+    def keep(self, chosen: Bool[np.ndarray, " n"]) -> "Protein":
+        """The chosen residues only."""
+        kept, atoms = np.flatnonzero(chosen), np.flatnonzero(chosen[self.residue])
+        return replace(
+            self,
             names=tuple(self.names[i] for i in kept),
             chains=tuple(self.chains[i] for i in kept),
             numbers=tuple(self.numbers[i] for i in kept),
@@ -111,9 +117,8 @@ class Protein:
             atom_names=tuple(self.atom_names[i] for i in atoms),
             elements=tuple(self.elements[i] for i in atoms),
             positions=self.positions[atoms],
-            residue=(np.cumsum(inside) - 1)[self.residue[atoms]],
+            residue=(np.cumsum(chosen) - 1)[self.residue[atoms]],
             origin=self.origin[kept],
-            report=replace(self.report, pocket=f"{len(kept)} of {self.n_residues} residues are in the {pocket}"),
         )
 
 

@@ -55,6 +55,7 @@ def assess(docked: Docked, settings: DockSettings, about: Mapping[str, Any], poi
                 confidence=confidence,
                 confidence_band=None if confidence is None else band(confidence),
                 latents=tuple(latents),
+                site=None if docked.sites is None else vars(docked.sites[number]),
                 **seen.record(place),
                 **found,
                 frames=None if docked.frames is None else _film(docked.frames[number], places[place], found),

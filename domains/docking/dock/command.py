@@ -26,15 +26,10 @@ from domains.docking.dock.run import Model, Outcome, Summary, run
 from domains.docking.dock.settings import DockSettings
 from domains.docking.dock.worker import Receptors, attempt
 from domains.docking.request import overlaid
+from domains.docking.shipped import CARD, NAMES, TRAINED_ON, name_of, shipped
 
 logger = logging.getLogger("disco")
 MODEL_VARIABLE = "DISCO_DOCKING_MODEL"
-SHIPPED = Path(__file__).parent.parent / "weights"
-NO_MODEL = (
-    "no docking model: this version ships no trained weights. Give --model DIR (or set DISCO_DOCKING_MODEL) with a "
-    "folder that 'disco convert WORKDIR DIR' made from the checkpoints that the authors of DisCo-Diff publish "
-    "(https://github.com/gcorso/disco-diffdock), or that 'disco train experiments/docking/...' made"
-)
 WORKER_BYTES = 1_500_000_000  # memory that a process should find
 LANGUAGE_BYTES = 3_000_000_000  # with ESM-2 650M
 PER_GPU = 2  # processes, so that one prepares complexes while the other's networks run
@@ -78,7 +73,7 @@ class Command:
         model, overrides = saved.pop("model", None), saved.pop("overrides", ())
         listed = isinstance(overrides, list | tuple) and all(isinstance(each, str) for each in overrides)
         if not isinstance(model, str | None) or not listed:
-            raise RequestError(f"--config {config}: model must be a folder, overrides a list of KEY.SUB=VALUE")
+            raise RequestError(f"--config {config}: model must be a name or folder, overrides a list of KEY.SUB=VALUE")
         return Command(DockSettings.parse(overlaid(saved, given)), model=model, overrides=tuple(overrides), **inputs)
 
     def jobs(self, raw_chirality: bool = False) -> Iterator[Job | Failure]:
@@ -93,17 +88,20 @@ class Command:
         )  # fmt: skip
 
     def dock(
-        self, folder: Path | None, overrides: tuple[str, ...], device: str, workers: int | None, overwrite: bool,
+        self, named: Path | str | None, overrides: tuple[str, ...], device: str, workers: int | None, overwrite: bool,
         report: bool, quiet: bool,
     ) -> Summary:  # fmt: skip
-        """Dock, and say where the results are. Raises RequestError, CheckpointError, ConfigError, StorageError."""
+        """Dock, and say where the results are; named: as for ``docking_model``.
+
+        Raises RequestError, CheckpointError, ConfigError, StorageError.
+        """
         overrides = (*self.overrides, *overrides)
-        where = docking_model(folder or (Path(self.model) if self.model else None))
+        where = docking_model(named or self.model)
         manifest = read_manifest(where)
         model = parse_config(apply_overrides(manifest.config.model_dump(mode="json"), overrides), str(where)).model
         if not isinstance(model, DockingConfig):
             raise CheckpointError(f"{where}: a model of '{manifest.config.domain}', not of docking")
-        about = {"model": str(where), "model_sha256": manifest.digest, "overrides": list(overrides)}
+        about = {"model": name_of(where), "model_sha256": manifest.digest, "overrides": list(overrides)}
         run_folder = RunFolder(self.out, about)
         jobs = self.jobs(model.quirks.raw_chirality)
         count = workers if workers is not None else _workers(device, model.language_dim > 0)
@@ -147,15 +145,26 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if value is not None}
 
 
-def docking_model(folder: Path | None) -> Path:
-    """The model to dock with: the one that was asked for, that of the environment, the shipped one."""
-    if folder is not None:
-        return find_model(folder)
-    if named := os.environ.get(MODEL_VARIABLE):
-        return find_model(named)
-    if SHIPPED.is_dir():
-        return find_model(SHIPPED)
-    raise CheckpointError(NO_MODEL)
+def docking_model(named: Path | str | None) -> Path:
+    """The model to dock with: the one asked for, else that of the environment, else the shipped ``disco``.
+
+    A name of a shipped model always means that model, so that what a command does never depends on the folder it is
+    given in; a folder here of such a name is written ./disco. Says which shipped model it is, and that it has a card.
+    Raises CheckpointError.
+    """
+    asked = named or os.environ.get(MODEL_VARIABLE)
+    wanted = str(asked or NAMES[0])
+    if wanted not in NAMES:
+        if Path(wanted).exists() or Path(wanted).name != wanted:
+            return find_model(wanted)
+        raise CheckpointError(f"{wanted}: no such folder, and no model of that name: the names are {', '.join(NAMES)}")
+    folder = shipped(wanted)
+    if asked and Path(wanted).is_dir() and not Path(wanted).samefile(folder):
+        logger.warning("model %s is the shipped one; for the folder of that name here write ./%s", wanted, wanted)
+    logger.info(
+        "shipped model %s: trained on %s, so look at the poses; its card: %s", wanted, TRAINED_ON, folder / CARD
+    )
+    return folder
 
 
 def _report(out: Path) -> bool:

@@ -21,6 +21,8 @@ from domains.docking.complex import Complex
 from domains.docking.dock.settings import DockSettings
 from domains.docking.evaluation import sample_numbers
 from domains.docking.pose import Pose
+from domains.docking.regions import DockedSite, Region, in_site, regions, whole_code
+from domains.docking.sites.network import SiteNet
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
@@ -36,7 +38,8 @@ class Docked:
     """The poses of one complex as sampled, in the order of their numbers.
 
     positions: [P, n, 3] Angstrom in the frame of the protein's file; codes: [P, M] of the latents, None without;
-    confidence: [P], None in a model without; frames: [P, steps + 1, n, 3], only where asked for; seconds: its share.
+    confidence: [P], None in a model without; frames: [P, steps + 1, n, 3], only where asked for; seconds: its share;
+    sites: the binding site that each pose was docked into, None where none was looked for.
     """
 
     complex: Complex
@@ -45,6 +48,7 @@ class Docked:
     confidence: np.ndarray | None
     frames: Float64[np.ndarray, "p s n 3"] | None
     seconds: float
+    sites: tuple[DockedSite, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,27 +104,36 @@ class Engine:
                 yield from self.dock([each])
 
     def _dock(self, complexes: Sequence[Complex]) -> list[Docked | tuple[Complex, DiscoError]]:
-        parts: dict[int, list[Docked]] = {index: [] for index in range(len(complexes))}
-        where = {id(each): index for index, each in enumerate(complexes)}
-        for pieces in self._calls(complexes):
+        places = [self._regions(each) for each in complexes]
+        parts: dict[int, list[Docked]] = {id(place.complex): [] for every in places for place in every}
+        for pieces in self._calls([place for every in places for place in every]):
             for part in self._call(pieces):
-                parts[where[id(part.complex)]].append(part)
-        return [_joined(parts[index]) for index in range(len(complexes))]
+                parts[id(part.complex)].append(part)
+        return [
+            _joined(each, [(place, part) for place in every for part in parts[id(place.complex)]])
+            for each, every in zip(complexes, places, strict=True)
+        ]
 
-    def _calls(self, complexes: Sequence[Complex]) -> Iterator[list[_Piece]]:
+    def _regions(self, each: Complex) -> list[Region]:
+        """Where the samples of a complex are docked."""
+        sites, model = self.pipeline.networks.get("sites"), self.pipeline.config.model
+        known = sites if isinstance(sites, SiteNet) else None
+        return regions(each, known, self.settings.poses, model.regions.sites, model.regions.margin)
+
+    def _calls(self, places: Sequence[Region]) -> Iterator[list[_Piece]]:
         """Network calls as full as they may be: a sample of a complex of capacity c takes the share 1 / c."""
         call: list[_Piece] = []
         room = 1.0
-        for each in complexes:
-            share, first = 1.0 / self.capacity(each), 0
-            while first < self.settings.poses:
+        for place in places:
+            share, first = 1.0 / self.capacity(place.complex), place.first
+            while first < place.last:
                 fits = int(room / share + 1e-9)
                 if fits == 0:
                     yield call
                     call, room = [], 1.0
                     continue
-                last = min(self.settings.poses, first + fits)
-                call.append(_Piece(each, first, last))
+                last = min(place.last, first + fits)
+                call.append(_Piece(place.complex, first, last))
                 room -= share * (last - first)
                 first = last
         if call:
@@ -185,14 +198,24 @@ def _part(
     )
 
 
-def _joined(parts: Sequence[Docked]) -> Docked:
+def _joined(each: Complex, found: Sequence[tuple[Region, Docked]]) -> Docked:
+    """All samples of a complex, whose latents then name nodes of the whole of it."""
+    parts = [part for _, part in found]
+
     def every(name: str) -> np.ndarray | None:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)
 
-    positions = np.concatenate([part.positions for part in parts])
+    positions, codes = np.concatenate([part.positions for part in parts]), every("codes")
+    sites = tuple(place.site for place, part in found for _ in part.positions if place.site is not None)
+    if codes is not None and sites:
+        owners = [place.complex for place, part in found for _ in part.positions]
+        codes = np.array([[whole_code(int(c), owner) for c in row] for row, owner in zip(codes, owners, strict=True)])
     seconds = sum(part.seconds for part in parts)
-    return Docked(parts[0].complex, positions, every("codes"), every("confidence"), every("frames"), seconds)
+    confidence = every("confidence")
+    if confidence is not None and sites:
+        confidence = in_site(confidence, np.array([site.probability for site in sites]))
+    return Docked(each, positions, codes, confidence, every("frames"), seconds, sites or None)
 
 
 def _halves(pieces: Sequence[_Piece]) -> list[list[_Piece]]:

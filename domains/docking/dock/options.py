@@ -30,7 +30,12 @@ Name = Annotated[
     str | None, typer.Option("--name", "--complex_name", help="Name of the complex [default: from the files].")
 ]
 Template = Annotated[str | None, typer.Option(help="SMILES that gives the bond orders of a PDB or PDBQT ligand.")]
-Model = Annotated[Path | None, typer.Option("--model", "-m", help="Model folder [default: $DISCO_DOCKING_MODEL].")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="disco or plain (shipped), or a folder [default: $DISCO_DOCKING_MODEL or disco]."
+    ),
+]
 Poses = Annotated[
     int | None, typer.Option("--poses", "--samples_per_complex", "--num_modes", help="Poses per complex [default: 10].")
 ]

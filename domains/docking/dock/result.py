@@ -19,7 +19,7 @@ from domains.docking.dock.trajectory import trajectory_pdb
 from domains.docking.metrics.poses import with_poses
 from domains.docking.write import sdf_record
 
-OPTIONAL = ("checks", "pb_valid", "minimized", "rescores")
+OPTIONAL = ("site", "checks", "pb_valid", "minimized", "rescores")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,8 @@ class DockedPose:
     order sampled, from 1; confidence: logit of the ranking model, comparable within one complex only, None where the
     model has none; confidence_band: the same in a word; latents: the residue or atom that each latent names; clashes:
     ligand atoms that overlap the protein; strain: kcal/mol; flags: what looks wrong, in words; frames: [S + 1, n, 3]
-    the way here in S steps, where it was asked for, with one more where the pose was minimised.
+    the way here in S steps, where it was asked for, with one more where the pose was minimised; site: the predicted
+    binding site that it was docked into (rank, probability, centre), None where none was looked for.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class DockedPose:
     clashes: int
     strain: float | None
     flags: tuple[str, ...]
+    site: Mapping[str, Any] | None = None
     checks: Mapping[str, bool] | None = None
     pb_valid: bool | None = None
     minimized: Mapping[str, Any] | None = None
@@ -60,9 +62,10 @@ class DockedPose:
         """For an SD record: one line of text per figure."""
         latents = {f"latent_{latent['slot']}": latent["name"] for latent in self.latents}
         minimized = {f"minimized_{name}": value for name, value in (self.minimized or {}).items()}
+        site = {f"site_{name}": value for name, value in (self.site or {}).items() if name != "centre"}
         known = {
             "rank": self.rank, "sample": self.sample, "confidence": self.confidence,
-            "confidence_band": self.confidence_band, **latents, "stereo": self.stereo, "clashes": self.clashes,
+            "confidence_band": self.confidence_band, **latents, **site, "stereo": self.stereo, "clashes": self.clashes,
             "strain": self.strain,
             "flags": ", ".join(self.flags) or "none", "pb_valid": self.pb_valid, **minimized, **(self.rescores or {}),
         }  # fmt: skip

@@ -7,13 +7,19 @@ Released settings of the authors are the defaults; deviations of their code from
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domains.docking.chemistry.features import BOND_KINDS, LIGAND_FEATURE_SIZES, RESIDUE_FEATURE_SIZES
+from domains.docking.chemistry.features import (
+    BOND_KINDS,
+    LIGAND_FEATURE_SIZES,
+    PROTEIN_ATOM_FEATURE_SIZES,
+    RESIDUE_FEATURE_SIZES,
+)
 from domains.docking.graph import Structure
 from domains.docking.networks.edges import Edges
 from domains.docking.networks.interaction import Interaction, Wiring
@@ -44,13 +50,16 @@ AUTHORS = Quirks(zero_cross_latents=True, unsigned_reverse=True)
 class BackboneOptions:
     """Sizes of the network.
 
+    network: ``tensor`` (DiffDock's tensor products) or ``vector`` (light, see vector.py);
     layers, scalars (ns), vectors (nv): of the interaction layers; sigma_dim: width of the noise-level embedding, 0 for
     a network of clean samples; latent_width: numbers per node that carry latents; language: width of the residue
     embeddings of a language model, 0 for none; ligand_radius, residue_radius, cross_radius: Angstrom, where the
     distance embeddings end (ligand edges are cut there); cross_cutoff: fixed cutoff of cross edges, None for
-    3 sigma_tr + 20; dropped: whether there is a null embedding for dropped latents.
+    3 sigma_tr + 20; atom_radius: ligand atoms hear the protein's heavy atoms within so many Angstrom, 0 for none;
+    dropped: whether there is a null embedding for dropped latents.
     """
 
+    network: Literal["tensor", "vector"] = "tensor"
     layers: int = 5
     scalars: int = 24
     vectors: int = 6
@@ -63,6 +72,7 @@ class BackboneOptions:
     residue_radius: float = 30.0
     cross_radius: float = 80.0
     cross_cutoff: float | None = None
+    atom_radius: float = 0.0
     dropped: bool = False
     dropout: float = 0.1
     quirks: Quirks = field(default_factory=Quirks)
@@ -97,6 +107,12 @@ class Features:
     ligand: Tensor
     receptor: Tensor | None
     sigma: Tensor | None
+
+
+def invariants(features: Tensor, irreps: Irreps) -> Tensor:
+    """Scalars and pseudoscalars of nodes: the first and the last block; no pseudoscalars where ``irreps`` has none."""
+    last = features.shape[1] - irreps.pseudoscalars
+    return torch.cat([features[:, : irreps.scalars], features[:, last:]], dim=1)
 
 
 class NodeEmbedding(nn.Module):
@@ -179,9 +195,13 @@ class Backbone(nn.Module):
         self.ligand_edges = EdgeEmbedding(options, BOND_KINDS, options.ligand_radius)
         self.receptor_edges = EdgeEmbedding(options, 0, options.residue_radius)
         self.cross_edges = EdgeEmbedding(options, 0, options.cross_radius)
+        contacts = options.atom_radius > 0
         self.layers = nn.ModuleList(
-            Interaction(options.irreps(i), options.irreps(i + 1), options.dropout) for i in range(options.layers)
+            Interaction(options.irreps(i), options.irreps(i + 1), options.dropout, contacts)
+            for i in range(options.layers)
         )
+        self.protein_atoms = CategoricalEmbedding(PROTEIN_ATOM_FEATURE_SIZES, s) if contacts else None
+        self.contact_edges = EdgeEmbedding(options, 0, options.atom_radius) if contacts else None
         # Null embeddings of ligand nodes, receptor nodes, ligand, receptor and cross edges.
         self.null = nn.Parameter(torch.zeros(5, s)) if options.dropped else None
         self._kept: Kept[_Receptor] = Kept()
@@ -189,6 +209,16 @@ class Backbone(nn.Module):
     @property
     def dim(self) -> int:
         return self.options.irreps(self.options.layers).dim
+
+    @property
+    def invariant_width(self) -> int:
+        """Numbers per node that heads read."""
+        last = self.options.irreps(self.options.layers)
+        return last.scalars + last.pseudoscalars
+
+    def invariants(self, features: Tensor) -> Tensor:
+        """Scalars and pseudoscalars of nodes."""
+        return invariants(features, self.options.irreps(self.options.layers))
 
     def forward(self, complexes: Structure, inputs: Inputs, read_receptor: bool) -> Features:
         """read_receptor: whether anything reads the residues' features after the last layer."""
@@ -243,7 +273,29 @@ class Backbone(nn.Module):
         reverse = cross.reverse()
         if not self.options.quirks.unsigned_reverse:
             reverse = reverse.turned()
-        return Wiring(done[0], cross, done[1], reverse)
+        contact, protein = self._contacts(complexes, inputs, sigma)
+        return Wiring(done[0], cross, done[1], reverse, contact=contact, protein=protein)
+
+    def _contacts(
+        self, complexes: Structure, inputs: Inputs, sigma: Tensor | None
+    ) -> tuple[Edges, Tensor] | tuple[None, None]:
+        """Edges to ligand atoms from the protein atoms near them, and features of the latter."""
+        if self.protein_atoms is None or self.contact_edges is None:
+            return None, None
+        slot = complexes.protein_slot
+        atoms, positions, residue = complexes.protein_atoms, complexes.protein_positions, complexes.protein_residue
+        assert atoms is not None and positions is not None and residue is not None  # noqa: PT018
+        radius = inputs.positions.new_full((complexes.size,), self.options.atom_radius)
+        index = pairs_within(
+            inputs.positions, (complexes.atom_sample, complexes.atom_slot), positions, slot, complexes.size, radius
+        )
+        edges, length = make_edges(index, inputs.positions, positions)
+        latents = None
+        if inputs.atom_latents is not None and inputs.residue_latents is not None:
+            latents = (inputs.atom_latents, inputs.residue_latents[residue])
+        sample = complexes.atom_sample[edges.receiver]
+        embedding = self.contact_edges(self.contact_edges.static(length), edges, sample, sigma, latents)
+        return edges.embed(embedding), self.protein_atoms(atoms)
 
     def _ligand_edges(self, complexes: Structure, positions: Tensor) -> tuple[Edges, Tensor]:
         """Chemical bonds, then all pairs within the radius (a bonded pair stands in both sets, as in DiffDock)."""

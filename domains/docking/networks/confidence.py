@@ -15,10 +15,9 @@ from domains.docking.chemistry.features import (
     RESIDUE_FEATURE_SIZES,
 )
 from domains.docking.graph import Structure
-from domains.docking.networks.backbone import MAX_LIGAND_NEIGHBOURS
+from domains.docking.networks.backbone import MAX_LIGAND_NEIGHBOURS, invariants
 from domains.docking.networks.convolution import TensorProductConv
 from domains.docking.networks.edges import Edges
-from domains.docking.networks.encoder import invariants
 from domains.docking.networks.irreps import Irreps, IrrepsBatchNorm, growing
 from domains.docking.networks.kept import Kept
 from domains.docking.networks.layers import CategoricalEmbedding, EdgeMLP, GaussianSmearing, time_embedding
@@ -137,7 +136,7 @@ class ConfidenceNet(nn.Module):
         self.edges = nn.ModuleDict(
             {name: EdgeMLP((count, sigma, distance), s, options.dropout) for name, count in attributes.items()}
         )
-        last = options.layers - 1
+        last, end = options.layers - 1, options.irreps(options.layers)
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -149,7 +148,7 @@ class ConfidenceNet(nn.Module):
             for layer in range(options.layers)
         )
         self.predictor = nn.Sequential(
-            nn.Linear(2 * s, s), nn.BatchNorm1d(s), nn.ReLU(), nn.Dropout(options.dropout),
+            nn.Linear(end.scalars + end.pseudoscalars, s), nn.BatchNorm1d(s), nn.ReLU(), nn.Dropout(options.dropout),
             nn.Linear(s, s), nn.BatchNorm1d(s), nn.ReLU(), nn.Dropout(options.dropout),
             nn.Linear(s, options.outputs),
         )  # fmt: skip
@@ -167,7 +166,7 @@ class ConfidenceNet(nn.Module):
         wanted = self._plan(edges, {name: len(x) for name, x in nodes.items()})
         for number, rows in enumerate(wanted):
             nodes = self._layer(self._convolutions(number), nodes, edges, rows, {} if number else protein.first)
-        scalars = invariants(nodes["ligand"], self.options.scalars)
+        scalars = invariants(nodes["ligand"], self.options.irreps(self.options.layers))
         pooled = scalars.new_zeros(complexes.size, scalars.shape[1]).index_add_(0, complexes.atom_sample, scalars)
         result: Tensor = self.predictor(pooled / complexes.atom_counts[:, None])
         return result

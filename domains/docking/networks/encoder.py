@@ -8,19 +8,16 @@ from core.types import LatentLogits
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import Backbone, BackboneOptions, Features, Inputs
+from domains.docking.networks.build import make_backbone
 from domains.docking.networks.latents import LatentInput, collect
 from domains.docking.networks.layers import NodeHead
+from domains.docking.networks.vector import VectorBackbone
 
 HEAD_WIDTH = 128
 
 
-def invariants(features: Tensor, scalars: int) -> Tensor:
-    """Scalars and pseudoscalars of nodes: the first and the last block."""
-    return torch.cat([features[:, :scalars], features[:, -scalars:]], dim=1)
-
-
-def pooled(complexes: Structure, features: Features, scalars: int) -> Tensor:
-    """[B, 4 x scalars] means over ligand atoms and over residues."""
+def pooled(complexes: Structure, features: Features, backbone: Backbone | VectorBackbone) -> Tensor:
+    """[B, 2 x invariants] means over ligand atoms and over residues."""
     means = []
     for values, sample, counts in (
         (features.ligand, complexes.atom_sample, complexes.atom_counts),
@@ -28,7 +25,7 @@ def pooled(complexes: Structure, features: Features, scalars: int) -> Tensor:
     ):
         if values is None:
             raise ValueError("pooling needs the receptor's features")
-        chosen = invariants(values, scalars)
+        chosen = backbone.invariants(values)
         total = chosen.new_zeros(complexes.size, chosen.shape[1]).index_add_(0, sample, chosen)
         means.append(total / counts.clamp_min(1)[:, None])
     return torch.cat(means, dim=1)
@@ -39,8 +36,8 @@ class DockingEncoder(DiscreteEncoder):
 
     def __init__(self, options: BackboneOptions, latents: LatentInput) -> None:
         super().__init__()
-        self.backbone, self.latents = Backbone(options), latents
-        channels = 2 * options.scalars
+        self.backbone, self.latents = make_backbone(options, receptor=True), latents
+        channels = self.backbone.invariant_width
         if latents.kind == "pointer":
             self.ligand_head = NodeHead(channels, HEAD_WIDTH, latents.count, 0.0)
             self.receptor_head = NodeHead(channels, HEAD_WIDTH, latents.count, 0.0)
@@ -54,9 +51,8 @@ class DockingEncoder(DiscreteEncoder):
     def logits(self, complexes: Structure, positions: Tensor) -> LatentLogits:
         """positions: [n, 3] ligand atoms of the crystal pose, in the frame of the C-alphas."""
         features = self.backbone(complexes, Inputs(positions), read_receptor=True)
-        scalars = self.backbone.options.scalars
         if self.latents.kind == "pointer" and features.receptor is not None:
-            atoms = self.ligand_head(invariants(features.ligand, scalars))
-            return collect(complexes, atoms, self.receptor_head(invariants(features.receptor, scalars)))
-        values = self.pooled_head(pooled(complexes, features, scalars))
+            atoms, residues = (self.backbone.invariants(x) for x in (features.ligand, features.receptor))
+            return collect(complexes, self.ligand_head(atoms), self.receptor_head(residues))
+        values = self.pooled_head(pooled(complexes, features, self.backbone))
         return LatentLogits(values.view(complexes.size, self.latents.count, self.latents.codes))

@@ -17,7 +17,7 @@ class GaussianSmearing(nn.Module):
         self.offset: Tensor
         self.register_buffer("offset", torch.linspace(0.0, stop, count))
 
-    def forward(self, distance: Float[Tensor, " e"]) -> Float[Tensor, "e c"]:
+    def forward(self, distance: Float[Tensor, "*e"]) -> Float[Tensor, "*e c"]:
         return (distance[..., None] - self.offset).square_().mul_(self.coefficient).exp_()
 
 

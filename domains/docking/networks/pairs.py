@@ -18,8 +18,8 @@ def pairs_within(
     *_slot: complex number and number within it of every node, complexes in ascending order; maximum: keep only that
     many nearest j of every i; loops: whether i = j counts (False for a set with itself).
     """
-    a, a_real = _pad(first, first_slot, size)
-    b, b_real = _pad(second, second_slot, size)
+    a, a_real = pad_nodes(first, first_slot, size)
+    b, b_real = pad_nodes(second, second_slot, size)
     distance = torch.stack([a[:, :, None, axis] - b[:, None, :, axis] for axis in range(3)]).square_().sum(0).sqrt_()
     near = (distance <= cutoff[:, None, None]) & a_real[:, :, None] & b_real[:, None, :]
     if not loops:
@@ -28,10 +28,10 @@ def pairs_within(
         rank = distance.masked_fill(~near, torch.inf).argsort(-1).argsort(-1)
         near &= rank < maximum
     sample, i, j = near.nonzero(as_tuple=True)
-    return torch.stack([i + _starts(first_slot[0], size)[sample], j + _starts(second_slot[0], size)[sample]])
+    return torch.stack([i + starts(first_slot[0], size)[sample], j + starts(second_slot[0], size)[sample]])
 
 
-def _pad(x: Tensor, slot: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Bool[Tensor, "b n"]]:
+def pad_nodes(x: Tensor, slot: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Bool[Tensor, "b n"]]:
     """[B, longest, 3] and which places are real."""
     longest = int(slot[1].max()) + 1 if len(x) else 0
     padded, real = x.new_zeros(size, longest, 3), torch.zeros(size, longest, dtype=torch.bool, device=x.device)
@@ -39,7 +39,8 @@ def _pad(x: Tensor, slot: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Boo
     return padded, real
 
 
-def _starts(sample: Tensor, size: int) -> Tensor:
+def starts(sample: Tensor, size: int) -> Tensor:
+    """[B] number of the first node of every complex, for sorted sample numbers."""
     counts = torch.bincount(sample, minlength=size)
     return counts.cumsum(0) - counts
 

@@ -10,7 +10,8 @@ from core.interfaces import PriorNet
 from core.types import LatentLogits, Latents, padded
 from domains.docking.batch import DockingBatch
 from domains.docking.graph import Structure
-from domains.docking.networks.backbone import Backbone, BackboneOptions, Inputs
+from domains.docking.networks.backbone import BackboneOptions, Inputs
+from domains.docking.networks.build import make_backbone
 from domains.docking.networks.denoiser import ScoreScale
 from domains.docking.networks.encoder import HEAD_WIDTH, pooled
 from domains.docking.networks.latents import LatentInput, collect
@@ -37,14 +38,15 @@ class DockingPrior(PriorNet):
         self, options: BackboneOptions, scale: ScoreScale, latents: LatentInput, quirks: PriorQuirks = PriorQuirks()
     ) -> None:
         super().__init__()
-        self.backbone, self.scale, self.latents, self.quirks = Backbone(options), scale, latents, quirks
-        self.channels = quirks.channels or options.scalars
+        self.backbone = make_backbone(options, receptor=True)
+        self.scale, self.latents, self.quirks = scale, latents, quirks
+        width = 2 * quirks.channels if quirks.channels else self.backbone.invariant_width
         outputs = 1 if quirks.shared_head else latents.count
         if latents.kind == "pointer":
-            self.ligand_head = NodeHead(2 * self.channels, HEAD_WIDTH, outputs, options.dropout)
-            self.receptor_head = NodeHead(2 * self.channels, HEAD_WIDTH, outputs, options.dropout)
+            self.ligand_head = NodeHead(width, HEAD_WIDTH, outputs, options.dropout)
+            self.receptor_head = NodeHead(width, HEAD_WIDTH, outputs, options.dropout)
         else:
-            self.pooled_head = NodeHead(4 * options.scalars, HEAD_WIDTH, latents.width, options.dropout)
+            self.pooled_head = NodeHead(2 * self.backbone.invariant_width, HEAD_WIDTH, latents.width, options.dropout)
 
     def forward(self, batch: DockingBatch, codes: Int[Tensor, "b j"]) -> LatentLogits:
         slots = min(codes.shape[1] + 1, self.latents.count)
@@ -86,13 +88,16 @@ class DockingPrior(PriorNet):
             logits = collect(complexes, self.ligand_head(atoms), self.receptor_head(residues))
             chosen = 0 if self.quirks.shared_head else slot
             return LatentLogits(logits.values[:, chosen : chosen + 1], logits.mask)
-        pooled_features = pooled(complexes, features, self.backbone.options.scalars)
+        pooled_features = pooled(complexes, features, self.backbone)
         every = self.pooled_head(pooled_features).view(complexes.size, self.latents.count, -1)
         return LatentLogits(every[:, slot : slot + 1])
 
     def _ends(self, features: Tensor) -> Tensor:
-        """The first and the last channels: scalars and pseudoscalars."""
-        return torch.cat([features[:, : self.channels], features[:, -self.channels :]], dim=1)
+        """What the heads read: all invariants, or the first and the last channels (scalars and pseudoscalars)."""
+        channels = self.quirks.channels
+        return self.backbone.invariants(features) if not channels else torch.cat(
+            [features[:, :channels], features[:, -channels:]], dim=1
+        )  # fmt: skip
 
 
 def pad_logits(parts: list[LatentLogits]) -> LatentLogits:

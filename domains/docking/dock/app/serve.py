@@ -27,7 +27,7 @@ CONNECTIONS = 64  # at once; more are turned away
 
 
 def serve(
-    model: Path | None, overrides: tuple[str, ...], device: str, *, host: str, port: int, max_bytes: int,
+    model: Path | str | None, overrides: tuple[str, ...], device: str, *, host: str, port: int, max_bytes: int,
     workdir: Path | None, open_browser: bool,
 ) -> None:  # fmt: skip
     """Load the model and serve the page until Ctrl-C or SIGTERM. A work folder of our own is taken away at the end.

@@ -15,6 +15,7 @@ function poseCard(pose) {
   const seen = present(pose.strain) ? "nothing wrong was seen" : "nothing wrong was seen, and the strain is not known";
   return card(`Pose ${pose.rank}`,
     measures([
+      ...(pose.site ? [["Predicted site", `${pose.site.rank} (probability ${pose.site.probability})`]] : []),
       ["Confidence (not an affinity)", present(pose.confidence) ? bandBadge(pose.confidence, pose.confidence_band) : "none"],
       ["Nearest protein atom", unit(pose.protein_distance, "\u00c5", 2)],
       ["Ligand atoms that overlap the protein", pose.clashes],

@@ -1,0 +1,283 @@
+"""Binding-site finder: points, features, labels, sites, training."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from core.rng import SampleStreams
+from domains.docking.batch import DockingBatch
+from domains.docking.chemistry.ligand import read_ligand
+from domains.docking.chemistry.protein import Protein, read_protein
+from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.sites.calibration import calibrate, fit_calibration
+from domains.docking.sites.config import SitesConfig
+from domains.docking.sites.features import N_FEATURES, NEIGHBOURS, PointCloud, point_cloud, point_features
+from domains.docking.sites.finder import clusters, find_sites, point_shares
+from domains.docking.sites.labels import ligand_copies, touched
+from domains.docking.sites.measures import hit_rates, random_distances, random_hit_rates, site_distances, wilson
+from domains.docking.sites.network import RunningScale, SiteNet
+from domains.docking.sites.points import PROBE_DISTANCE, SPACING, sphere, surface_points
+from domains.docking.sites.training import SitesStage, example, site_losses
+from tests.docking_support import DATA, crystal, places
+
+MEAN_DIRECTION = slice(4 * 22 + 21, 4 * 22 + 21 + 4)  # lengths of the mean directions, by shell
+
+
+def turned(protein: Protein, seed: int = 0) -> tuple[Protein, np.ndarray, np.ndarray]:
+    """The protein in another frame, with the rotation and the shift that lead there."""
+    generator = np.random.default_rng(seed)
+    rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    shift = 30 * generator.normal(size=3)
+    moved = replace(protein, positions=protein.positions @ rotation.T + shift, ca=protein.ca @ rotation.T + shift)
+    return moved, rotation, shift
+
+
+def carbon_atoms(positions: np.ndarray) -> Protein:
+    """Glycines that consist of nothing but C-alphas, at given places."""
+    _, protein = crystal()
+    count = len(positions)
+    return replace(
+        protein, names=("GLY",) * count, chains=("A",) * count, numbers=tuple(map(str, range(count))),
+        letters=("G",) * count, ca=positions, atom_names=("CA",) * count, elements=("C",) * count, positions=positions,
+        residue=np.arange(count), origin=np.arange(count),
+    )  # fmt: skip
+
+
+def network(seed: int = 0) -> SiteNet:
+    torch.manual_seed(seed)
+    net = SiteNet(SitesConfig())
+    net.scale.mean.fill_(0.5)
+    return net.eval()
+
+
+@cache
+def small_complexes() -> tuple[Complex, ...]:
+    folders = [DATA / "complexes" / name for name in ("1bvi", "2p70", "4kxj")]
+    return tuple(
+        make_complex(
+            folder.name,
+            Receptor.of(read_protein(folder / "protein.pdb.gz")),
+            read_ligand(folder / "ligand.sdf"),
+            with_pose=True,
+        )
+        for folder in folders
+    )
+
+
+def test_points_keep_their_distance_from_the_nearest_atom_and_spread_over_the_surface() -> None:
+    _, protein = crystal()
+    points = surface_points(protein)
+    nearest = np.linalg.norm(points[:, None] - protein.positions, axis=2).min(1)
+    np.testing.assert_allclose(nearest, PROBE_DISTANCE, atol=1e-5)
+    alone = surface_points(carbon_atoms(np.zeros((1, 3))))
+    gaps = np.linalg.norm(sphere(2000)[:, None] * PROBE_DISTANCE - alone, axis=2).min(1)
+    assert gaps.max() < 2 * SPACING
+
+
+def test_points_turn_with_the_protein() -> None:
+    _, protein = crystal()
+    moved, rotation, shift = turned(protein)
+    points, again = surface_points(protein) @ rotation.T + shift, surface_points(moved)
+    assert len(points) == len(again)
+    np.testing.assert_allclose(again, points, atol=1e-6)
+
+
+def test_features_of_given_points_are_the_same_in_every_frame() -> None:
+    _, protein = crystal()
+    points = surface_points(protein)[::7]
+    moved, rotation, shift = turned(protein)
+    here, there = point_features(protein, points), point_features(moved, points @ rotation.T + shift)
+    assert here.shape == (len(points), N_FEATURES)
+    np.testing.assert_allclose(here.astype(np.float64), there.astype(np.float64), atol=2e-3)  # float16
+
+
+def test_a_cavity_is_more_buried_than_the_outside() -> None:
+    hollow = carbon_atoms(9.0 * sphere(400))
+    cloud = point_cloud(hollow)
+    inside = np.linalg.norm(cloud.positions, axis=1) < 9
+    one_sided = cloud.features[:, MEAN_DIRECTION].astype(np.float64)
+    assert 0 < inside.sum() < len(inside)
+    assert one_sided[inside].max(0)[-1] < one_sided[~inside].min(0)[-1]
+    centre = point_features(hollow, np.zeros((1, 3)))[0].astype(np.float64)
+    np.testing.assert_allclose(centre[MEAN_DIRECTION], 0, atol=1e-2)  # the atoms are all around
+    assert centre[MEAN_DIRECTION.stop + 3] == pytest.approx(1 / 3, abs=1e-2)  # tr M^2 of the isotropic M = 1/3
+
+
+def test_chemical_classes_are_counted_where_they_are() -> None:
+    _, protein = crystal()
+    only = protein.keep(np.array([name == "ASP" for name in protein.names]) & (np.cumsum(
+        [name == "ASP" for name in protein.names]) == 1))  # fmt: skip
+    oxygen = only.positions[list(only.atom_names).index("OD1")]
+    features = point_features(only, oxygen[None] + 1e-3)[0].astype(np.float64)
+    first_shell = np.expm1(features[:22]).round()
+    assert first_shell.sum() == (np.linalg.norm(only.positions - oxygen, axis=1) < 4).sum()
+    assert first_shell[10] == 2  # both carboxylate oxygens
+
+
+def test_labels_are_the_points_within_the_radius_and_the_nearest_in_any_case() -> None:
+    points = np.array([[0.0, 0, 0], [2.9, 0, 0], [3.1, 0, 0], [0, 9, 0]])
+    ligand = np.array([[0.0, 0, 0], [0, 0, 1]])
+    assert touched(points, ligand, 3.0).tolist() == [True, True, False, False]
+    assert touched(points, ligand + np.array([0, 20, 0]), 3.0).tolist() == [False, False, False, True]
+
+
+def test_the_ligand_has_an_image_in_every_copy_of_its_chain() -> None:
+    ligand, protein = crystal()
+    moved, rotation, shift = turned(protein)
+    doubled = ("names", "numbers", "letters", "atom_names", "elements")
+    both = replace(
+        protein,
+        **{name: getattr(protein, name) * 2 for name in doubled},
+        chains=("A",) * protein.n_residues + ("B",) * protein.n_residues,
+        ca=np.concatenate([protein.ca, moved.ca + 100]),
+        positions=np.concatenate([protein.positions, moved.positions + 100]),
+        residue=np.concatenate([protein.residue, protein.residue + protein.n_residues]),
+        origin=np.arange(2 * protein.n_residues),
+    )
+    images = ligand_copies(both, places(ligand))
+    assert len(images) == 2
+    np.testing.assert_allclose(images[1], places(ligand) @ rotation.T + shift + 100, atol=1e-6)
+    assert len(ligand_copies(protein, places(ligand))) == 1
+
+
+def test_losses_of_an_undecided_network_are_those_of_chance() -> None:
+    own = torch.tensor([True, False, False, False, False])
+    choice, touch = site_losses(torch.zeros(5, 2), own, own)
+    assert float(choice) == pytest.approx(np.log(5))
+    assert float(touch) == pytest.approx(np.log(2))
+    sure = torch.tensor([[50.0, 50.0]] + [[-50.0, -50.0]] * 4)
+    assert max(map(float, site_losses(sure, own, own))) < 1e-6
+
+
+def test_sites_are_the_densest_balls_apart_from_each_other() -> None:
+    generator = np.random.default_rng(0)
+    points = np.concatenate([at + generator.normal(size=(20, 3)) for at in ([0, 0, 0], [20, 0, 0], [40.0, 0, 0])])
+    share = np.repeat([0.3, 0.5, 0.2], 20) / 20
+    found = clusters(points, share, 5, SitesConfig())
+    assert [set(members // 20) for members in found[:3]] == [{1}, {0}, {2}]
+    centres = [points[members].mean(0) for members in found]
+    gaps = [np.linalg.norm(a - b) for i, a in enumerate(centres) for b in centres[:i]]
+    assert min(gaps) >= SitesConfig().separation - 1
+
+
+def test_found_sites_turn_with_the_protein_and_come_out_the_same_twice() -> None:
+    _, protein = crystal()
+    net = network()
+    sites, again = find_sites(net, protein, 3), find_sites(net, protein, 3)
+    moved, rotation, shift = turned(protein)
+    there = find_sites(net, moved, 3)
+    for one, same, other in zip(sites, again, there, strict=True):
+        np.testing.assert_array_equal(one.centre, same.centre)
+        np.testing.assert_allclose(other.centre, one.centre @ rotation.T + shift, atol=0.5)
+        assert other.score == pytest.approx(one.score, rel=0.05)
+    scores = [site.score for site in sites]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) <= 1
+    assert all(site.residues and 0 < site.probability < 1 for site in sites)
+
+
+@pytest.mark.parametrize("residues", [1, 2, 5])
+def test_the_smallest_proteins_have_a_site(residues: int) -> None:
+    _, protein = crystal()
+    tiny = protein.keep(np.arange(protein.n_residues) < residues)
+    sites = find_sites(network(), tiny, 5)
+    assert sites
+    assert all(np.isfinite(site.centre).all() for site in sites)
+
+
+def test_a_lone_point_is_its_own_neighbour() -> None:
+    cloud = point_cloud(crystal()[1], np.zeros((1, 3)))
+    assert cloud.neighbours.tolist() == [[0] * NEIGHBOURS]
+
+
+def test_the_running_scale_ends_at_mean_zero_and_variance_one() -> None:
+    torch.manual_seed(0)
+    scale, data = RunningScale(3), 5 + 2 * torch.randn(400, 3)
+    for part in data.split(100):
+        scale(part)
+    torch.testing.assert_close(scale.mean, data.mean(0))
+    scale.eval()
+    torch.testing.assert_close(scale(data).mean(0), torch.zeros(3), atol=1e-2, rtol=0)
+
+
+def test_the_state_dict_holds_all_that_the_predictions_need() -> None:
+    _, protein = crystal()
+    net, other = network(0), network(1)
+    other.load_state_dict(load(save(net.state_dict())))
+    for one, same in zip(find_sites(net, protein, 3), find_sites(other, protein, 3), strict=True):
+        np.testing.assert_array_equal(one.centre, same.centre)
+        assert one.probability == same.probability
+
+
+def test_shares_of_all_points_add_up_to_one_and_leave_the_mode_alone() -> None:
+    cloud: PointCloud = point_cloud(crystal()[1])
+    net = network().train()
+    shares = point_shares(net, cloud)
+    assert shares.sum() == pytest.approx(1)
+    assert net.training
+
+
+def test_the_stage_learns_where_the_ligands_are() -> None:
+    torch.manual_seed(0)
+    stage = SitesStage(SitesConfig(dropout=0.0))
+    batch = DockingBatch(torch.arange(4), small_complexes(), (0, 1, 2, 1))
+    optimiser = torch.optim.Adam(stage.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        values = stage(batch, SampleStreams(0, batch.ids, "train/sites"))
+        assert values["loss"].shape == (4,)
+        optimiser.zero_grad()
+        values["loss"].mean().backward()
+        optimiser.step()
+        losses.append(float(values["loss"].detach().mean()))
+    assert losses[-1] < 0.6 * losses[0]
+    assert set(stage.parts()) == {"sites"}
+    for whole in small_complexes():
+        ligand = whole.ligand.coordinates
+        assert ligand is not None
+        rates = hit_rates(
+            [site_distances(find_sites(stage.sites, whole.receptor.whole, 1), whole.receptor.whole, ligand)]
+        )
+        assert rates["DCA4 top-1"].tolist() == [1.0]
+
+
+def test_examples_are_of_the_whole_protein_and_of_a_true_pose() -> None:
+    whole = small_complexes()[0]
+    made = example(whole, SitesConfig())
+    assert len(made.features) == len(surface_points(whole.receptor.whole))
+    assert bool((made.any_copy | ~made.own).all())
+    with pytest.raises(ValueError, match="true pose"):
+        example(replace(whole, ligand=replace(whole.ligand, coordinates=None)), SitesConfig())
+
+
+def test_measures() -> None:
+    ligand, protein = crystal()
+    chance = random_hit_rates([random_distances(protein, places(ligand))])
+    assert 0 < chance["DCA4 top-1"][0] < chance["DCA4 top-5"][0] < 1
+    low, high = wilson(np.array([1.0] * 5 + [0.0] * 5))
+    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # known values for 5 of 10
+
+
+def test_calibration_finds_the_line_that_the_hits_were_drawn_from() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(0.01, 0.99, 20000)
+    chance = 1 / (1 + np.exp(-(0.7 * np.log(scores / (1 - scores)) - 0.5)))
+    a, b = fit_calibration(scores, generator.uniform(size=len(scores)) < chance)
+    assert (a, b) == pytest.approx((0.7, -0.5), abs=0.06)
+    with pytest.raises(ValueError, match="no sites"):
+        fit_calibration(np.array([]), np.array([], dtype=bool))
+
+
+def test_calibrating_changes_probabilities_only() -> None:
+    ligand, protein = crystal()
+    net = network()
+    before = find_sites(net, protein, 2)
+    calibrate(net, [(protein, places(ligand))])
+    after = find_sites(net, protein, 2)
+    assert [site.score for site in after] == [site.score for site in before]
+    assert [site.probability for site in after] != [site.probability for site in before]
