@@ -4,9 +4,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["core", "domains"], "beartype.beartype")
 
+import atexit  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import tarfile  # noqa: E402
+import tempfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -18,6 +20,9 @@ from tests.support import SHARED_DATA, tiny_config  # noqa: E402
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+if "DISCO_CACHE" not in os.environ:  # nothing of a test may stay in the user's home
+    os.environ["DISCO_CACHE"] = tempfile.mkdtemp(prefix="disco-cache-")
+    atexit.register(shutil.rmtree, os.environ["DISCO_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_a_card_tells_data_licence_training_quality_and_misuse(name: str) -> Non
     text = (WEIGHTS / name / CARD).read_text(encoding="utf-8")
     headings = " ".join(re.findall(r"^## (.+)$", text, re.MULTILINE)).lower()
     assert [word for word in TOLD if word not in headings] == []
-    for word in ("1,110", "CC0", "MIT", "affinity", "clinical", "metals", "60 heavy atoms", "RMSD", "two CPU cores"):
+    for word in ("1,110", "CC0", "MIT", "affinity", "clinical", "Metals", "60 heavy atoms", "RMSD", "two CPU cores"):
         assert word in " ".join(text.split()), word
     assert "/shared/" not in text
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
