@@ -47,12 +47,12 @@ def test_the_command_warns_where_others_get_in_and_takes_only_its_own_folder_awa
     monkeypatch.setattr(serve.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(serve, "make_server", lambda app: idle)
     monkeypatch.setattr(serve.webbrowser, "open", opened.append)
-    cli.app(model=model, port=0, device="cpu", open_browser=True)
+    cli.app(model=str(model), port=0, device="cpu", open_browser=True)
     assert idle.seen == 1
     assert not list(tmp_path.glob("disco-app-*"))
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", opened[0])
     assert "reaches this machine" not in caplog.text
-    cli.app(model=model, host="0.0.0.0", port=0, device="cpu", workdir=tmp_path / "kept" / "work")
+    cli.app(model=str(model), host="0.0.0.0", port=0, device="cpu", workdir=tmp_path / "kept" / "work")
     assert "whoever reaches this machine can dock on it" in caplog.text
     assert (tmp_path / "kept" / "work").is_dir()
     assert idle.seen == 0
@@ -65,16 +65,16 @@ def test_the_command_says_what_it_lacks(
         serve.listening("127.0.0.1", 0) as taken,
         pytest.raises(RequestError, match="choose another with --host, --port"),
     ):
-        cli.app(model=model, port=taken.getsockname()[1], device="cpu")
+        cli.app(model=str(model), port=taken.getsockname()[1], device="cpu")
     with pytest.raises(RequestError, match=r"cannot serve 203\.0\.113\.7"):
-        cli.app(model=model, host="203.0.113.7", device="cpu")
+        cli.app(model=str(model), host="203.0.113.7", device="cpu")
     with pytest.raises(CheckpointError, match="a model of 'toy', not of docking"):
-        cli.app(model=trained("toy"), port=0, device="cpu")
+        cli.app(model=str(trained("toy")), port=0, device="cpu")
     with pytest.raises(CheckpointError):
-        cli.app(model=tmp_path, port=0)
+        cli.app(model=str(tmp_path), port=0)
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "python_multipart" else name)
     with pytest.raises(ConfigError, match=r"'python_multipart': pip install 'disco-diff\[app\]'"):
-        cli.app(model=model, port=0)
+        cli.app(model=str(model), port=0)
 
 
 def test_a_stop_signal_ends_the_server_and_takes_its_files_away(model: Path, tmp_path: Path) -> None:
