@@ -31,8 +31,7 @@ from domains.docking.metrics.table import ComplexResult, Row, summarise
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.ranker import PoseRanker
 from domains.docking.pose import Pose
-from domains.docking.regions import Region, in_site, regions
-from domains.docking.sites.network import SiteNet
+from domains.docking.regions import Region, in_site, regions_of
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
@@ -175,12 +174,10 @@ class Evaluation:
 
     def _places(self, each: Complex) -> list[Region]:
         """The surroundings of the true pose where ``pocket`` says so, else where a user without a pocket gets poses."""
-        model, count = self.pipeline.config.model, self.config.poses
+        count = self.config.poses
         if self.config.pocket is not None and each.ligand.coordinates is not None:
             return [Region(cut(each, Around(each.ligand.coordinates, self.config.pocket)), 0, count)]
-        sites = self.pipeline.networks.get("sites")
-        known = sites if isinstance(sites, SiteNet) else None
-        return regions(each, known, count, model.regions.sites, model.regions.margin)
+        return regions_of(self.pipeline, each, count)
 
     def _latents(self, batch: DockingBatch, source: str) -> Latents | None:
         if source in ("none", "prior"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from core.pipeline import Pipeline
 from domains.docking.chemistry.pocket import Sphere
 from domains.docking.complex import Complex
 from domains.docking.crops import cut
@@ -58,6 +59,13 @@ def regions(each: Complex, network: SiteNet | None, samples: int, sites: int, ma
         for site, share, end in zip(every, shares, ends, strict=True)
         if share
     ]
+
+
+def regions_of(pipeline: Pipeline, each: Complex, samples: int) -> list[Region]:
+    """The regions of a complex under a model's own finder and settings."""
+    sites, settings = pipeline.networks.get("sites"), pipeline.config.model.regions
+    known = sites if isinstance(sites, SiteNet) else None
+    return regions(each, known, samples, settings.sites, settings.margin)
 
 
 def allotted(scores: np.ndarray, samples: int) -> Sequence[int]:

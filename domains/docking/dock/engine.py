@@ -21,8 +21,7 @@ from domains.docking.complex import Complex
 from domains.docking.dock.settings import DockSettings
 from domains.docking.evaluation import sample_numbers
 from domains.docking.pose import Pose
-from domains.docking.regions import DockedSite, Region, in_site, regions, whole_code
-from domains.docking.sites.network import SiteNet
+from domains.docking.regions import DockedSite, Region, in_site, regions_of, whole_code
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
@@ -104,7 +103,7 @@ class Engine:
                 yield from self.dock([each])
 
     def _dock(self, complexes: Sequence[Complex]) -> list[Docked | tuple[Complex, DiscoError]]:
-        places = [self._regions(each) for each in complexes]
+        places = [regions_of(self.pipeline, each, self.settings.poses) for each in complexes]
         parts: dict[int, list[Docked]] = {id(place.complex): [] for every in places for place in every}
         for pieces in self._calls([place for every in places for place in every]):
             for part in self._call(pieces):
@@ -113,12 +112,6 @@ class Engine:
             _joined(each, [(place, part) for place in every for part in parts[id(place.complex)]])
             for each, every in zip(complexes, places, strict=True)
         ]
-
-    def _regions(self, each: Complex) -> list[Region]:
-        """Where the samples of a complex are docked."""
-        sites, model = self.pipeline.networks.get("sites"), self.pipeline.config.model
-        known = sites if isinstance(sites, SiteNet) else None
-        return regions(each, known, self.settings.poses, model.regions.sites, model.regions.margin)
 
     def _calls(self, places: Sequence[Region]) -> Iterator[list[_Piece]]:
         """Network calls as full as they may be: a sample of a complex of capacity c takes the share 1 / c."""

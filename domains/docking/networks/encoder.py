@@ -11,7 +11,7 @@ from domains.docking.networks.backbone import Backbone, BackboneOptions, Feature
 from domains.docking.networks.build import make_backbone
 from domains.docking.networks.latents import LatentInput, collect
 from domains.docking.networks.layers import NodeHead
-from domains.docking.networks.vector import VectorBackbone
+from domains.docking.networks.vector import VectorBackbone, mean_of
 
 HEAD_WIDTH = 128
 
@@ -25,9 +25,7 @@ def pooled(complexes: Structure, features: Features, backbone: Backbone | Vector
     ):
         if values is None:
             raise ValueError("pooling needs the receptor's features")
-        chosen = backbone.invariants(values)
-        total = chosen.new_zeros(complexes.size, chosen.shape[1]).index_add_(0, sample, chosen)
-        means.append(total / counts.clamp_min(1)[:, None])
+        means.append(mean_of(backbone.invariants(values), sample, counts))
     return torch.cat(means, dim=1)
 
 

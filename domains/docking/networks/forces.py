@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions
-from domains.docking.networks.vector import VectorFeatures
+from domains.docking.networks.vector import VectorFeatures, mean_of
 from domains.docking.pose import Pose
 from domains.docking.torsion import Torsions
 
@@ -60,8 +60,7 @@ class ForceHead(nn.Module):
         share = (weight / weight.sum(1, keepdim=True))[..., None]
         arms = (place - (place * share).sum(1, keepdim=True)) * weight[..., None]
         radius = (arms.square().sum(-1, keepdim=True) * share).sum(1, keepdim=True).add(0.25).sqrt()
-        pooled = h.new_zeros(len(mask), h.shape[1]).index_add_(0, complexes.atom_sample, h)
-        pooled = pooled / complexes.atom_counts[:, None]
+        pooled = mean_of(h, complexes.atom_sample, complexes.atom_counts)
         scale = self.scale(torch.cat([sigma, pooled], dim=1))
         translation = (forces[..., 0] * share).sum(1) * (1 + scale[:, :1])
         rotation = (torch.linalg.cross(arms / radius, forces[..., 1]) * share).sum(1) * (1 + scale[:, 1:])

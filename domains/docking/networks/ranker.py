@@ -8,6 +8,7 @@ from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions, Inputs
 from domains.docking.networks.build import make_backbone
 from domains.docking.networks.nearest import nearest
+from domains.docking.networks.vector import mean_of
 
 SHELLS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)  # Angstrom: where the protein atoms around a ligand atom are counted
 SHELL_WIDTH = 0.4
@@ -39,7 +40,8 @@ class PoseRanker(nn.Module):
         shells, near = surroundings(complexes, positions)
         atoms = self.atoms(torch.cat([self.backbone.invariants(features.ligand), shells], dim=1))
         close = torch.stack([near < CLASH, near < CONTACT], dim=1).to(atoms.dtype)
-        means = _means(complexes, torch.cat([atoms, shells, close], dim=1))
+        seen = torch.cat([atoms, shells, close], dim=1)
+        means = mean_of(seen, complexes.atom_sample, complexes.atom_counts)
         sample = complexes.atom_sample[:, None].expand_as(atoms)
         most = atoms.new_zeros(complexes.size, atoms.shape[1]).scatter_reduce(
             0, sample, atoms, "amax", include_self=False
@@ -64,8 +66,3 @@ def surroundings(
     centres = positions.new_tensor(SHELLS)
     inside = (-((distance[..., None] - centres) ** 2) / (2 * SHELL_WIDTH**2)).exp() * near.real[..., None]
     return inside.sum(1).div(8), distance.amin(1)
-
-
-def _means(complexes: Structure, values: Float[Tensor, "n d"]) -> Float[Tensor, "b d"]:
-    total = values.new_zeros(complexes.size, values.shape[1]).index_add_(0, complexes.atom_sample, values)
-    return total / complexes.atom_counts.clamp_min(1)[:, None]
