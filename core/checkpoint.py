@@ -130,6 +130,28 @@ def read_manifest(folder: Path) -> Manifest:
 
 def load_part(folder: Path, name: str, module: nn.Module, manifest: Manifest) -> nn.Module:
     """Load one network in place. Raises CheckpointError where the file is missing, damaged or does not fit."""
+    try:
+        module.load_state_dict(_weights(folder, name, manifest))
+    except RuntimeError as error:
+        raise _misfit(folder, name, error) from error
+    return module
+
+
+def start_part(folder: Path, name: str, module: nn.Module, manifest: Manifest) -> list[str]:
+    """Start a network from one that may lack some of its layers; returns the names of the tensors that it lacks.
+
+    Raises CheckpointError as ``load_part`` does: all that is in the file must have its place in the network.
+    """
+    try:
+        missing, unexpected = module.load_state_dict(_weights(folder, name, manifest), strict=False)
+    except RuntimeError as error:
+        raise _misfit(folder, name, error) from error
+    if unexpected:
+        raise _misfit(folder, name, f"the network has no {unexpected[0]}")
+    return list(missing)
+
+
+def _weights(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path}: missing, though the manifest lists it; copy the model folder again")
@@ -140,11 +162,14 @@ def load_part(folder: Path, name: str, module: nn.Module, manifest: Manifest) ->
         )
     try:
         weights: dict[str, Tensor] = load_file(path)
-        module.load_state_dict(weights)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: does not fit the network of its manifest ({first})") from error
-    return module
+    except safetensors.SafetensorError as error:
+        raise _misfit(folder, name, error) from error
+    return weights
+
+
+def _misfit(folder: Path, name: str, reason: object) -> CheckpointError:
+    first = str(reason).splitlines()[0]
+    return CheckpointError(f"{folder / name}.safetensors: does not fit the network of its manifest ({first})")
 
 
 def git_commit() -> str:

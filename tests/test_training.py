@@ -17,7 +17,7 @@ from torch import Tensor
 from core.checkpoint import add_metrics, read_manifest
 from core.config import StageConfig
 from core.data import TensorDataset
-from core.errors import ConfigError, DataError, TrainingError
+from core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from core.files import sha256
 from core.registry import get_domain
 from core.training.distributed import World
@@ -329,3 +329,28 @@ def test_a_run_killed_between_state_and_model_writes_the_model_later(
             train(longer, tmp_path, quiet=True)
     late = train(longer, tmp_path, quiet=True)
     assert weights(late) == weights(train(longer, tmp_path / "fresh", quiet=True))
+
+
+def test_a_stage_starts_from_another_model_and_adds_what_it_lacks(tmp_path: Path) -> None:
+    base = run(tmp_path / "base", *SHORT, "latents.kind=none", name="images")
+    still = ["train.denoiser.steps=1", "train.denoiser.lr=1e-12", f"train.denoiser.initial={base}"]
+    model = run(tmp_path / "latents", *still, name="images", stage="denoiser")
+    before, after = (load_file(folder / "denoiser.safetensors") for folder in (base, model))
+    assert len(after) > len(before)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "words"),
+    [
+        ("toy-plain", "images", "denoiser.safetensors: does not fit"),
+        ("images", "toy-plain", "denoiser.safetensors: does not fit"),
+        ("toy-plain", "nowhere", "no such folder"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, name: str, base: str, words: str) -> None:
+    if base != "nowhere":
+        run(tmp_path / "base", *SHORT, name=base)
+    with pytest.raises(CheckpointError, match=words):
+        run(tmp_path / "run", *SHORT, f"train.denoiser.initial={tmp_path / 'base'}", name=name)

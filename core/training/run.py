@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.checkpoint import MANIFEST, Manifest, load_part, read_manifest, update_model
+from core.checkpoint import MANIFEST, Manifest, find_model, load_part, read_manifest, start_part, update_model
 from core.config import RunConfig
 from core.config_file import dump_config, load_config
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.files import write_text
-from core.interfaces import Domain
+from core.interfaces import Domain, Stage
 from core.registry import get_domain
 from core.rng import derive_key
 from core.training.distributed import World, start_world, stop_world
@@ -63,6 +63,8 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
     # Initial weights follow from the run's seed and the stage alone.
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
+    if config.stage(name).initial:
+        _start_from(find_model(config.stage(name).initial), stage)
     samples = stage.prepare(dataset, folder, world)
     trainer = Trainer(TrainingJob(stage, samples, config.stage(name), folder, config.seed, world, quiet, built_on))
     if trainer.finished:
@@ -71,6 +73,17 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
     if world.is_main:
         update_model(model, Manifest(config, {}, dataset.content_hash), _averaged_parts(trainer.ema))
     world.barrier()
+
+
+def _start_from(folder: Path, stage: Stage) -> None:
+    """Start a stage from the networks of another model. Raises CheckpointError where that has none of them."""
+    manifest, parts = read_manifest(folder), stage.parts()
+    shared = [name for name in parts if name in manifest.weights]
+    if not shared:
+        raise CheckpointError(f"{folder}: stage '{stage.name}' cannot start from it: it has no {' or '.join(parts)}")
+    for name in shared:
+        new = start_part(folder, name, parts[name], manifest)
+        logger.info("stage '%s': %s starts from %s; %d of its tensors are new", stage.name, name, folder, len(new))
 
 
 def _averaged_parts(ema: EMA) -> dict[str, nn.Module]:

@@ -79,13 +79,14 @@ class EncoderConfig(BackboneConfig):
 class ConfidenceConfig(BackboneConfig):
     """The confidence model. kind: ``all-atom`` (all protein atoms, harmonics of degree 2; reads neither ``network`` nor
     ``atom_radius``) or ``coarse`` (the backbone of the other networks, many times cheaper); outputs: logits per pose,
-    the first ranks.
+    the first ranks; empirical: a coarse one also hears the terms of AutoDock Vina's scoring function.
     """
 
     kind: Literal["all-atom", "coarse"] = "all-atom"
     cross_cutoff: PositiveFloat = 20.0
     dropout: float = Field(default=0.0, ge=0, lt=1)
     outputs: PositiveInt = 2
+    empirical: bool = False
 
 
 class QuirksConfig(Section):

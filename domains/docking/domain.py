@@ -116,7 +116,7 @@ class DockingDomain(Domain):
         """The model that ranks poses. Raises ValueError where none is configured."""
         settings = self.model.confidence
         if settings is not None and settings.kind == "coarse":
-            return PoseRanker(self.model.ranker_options(), settings.outputs)
+            return PoseRanker(self.model.ranker_options(), settings.outputs, settings.empirical)
         return ConfidenceNet(self.model.confidence_options())
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:

@@ -16,6 +16,7 @@ TORSION = ("ligand", "torsion", "ligand")
 NEAR = ("receptor", "near", "receptor")
 ATOM_NEAR = ("atom", "near", "atom")
 ATOM_IN = ("atom", "in", "receptor")
+BONDED = 1.9  # Angstrom: protein atoms nearer than that are bonded
 
 
 def complex_graph(
@@ -158,6 +159,14 @@ class Structure:
             raise ValueError("this network reads the protein's atoms, and these graphs were built without them")
         counts = torch.bincount(self.protein_sample, minlength=self.size)
         return self.protein_sample, _within(self.protein_sample, counts)
+
+    @cached_property
+    def protein_bonded(self) -> Bool[Tensor, " h"]:
+        """Which of ``protein_near`` are bonds. Raises ValueError where the graphs have no protein atoms."""
+        if self.protein_positions is None or self.protein_near is None:
+            raise ValueError("this network reads the protein's atoms, and these graphs were built without them")
+        i, j = self.protein_near
+        return (self.protein_positions[i] - self.protein_positions[j]).square().sum(1) < BONDED**2
 
     @cached_property
     def pointer_slot(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:

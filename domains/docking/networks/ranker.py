@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions, Inputs
 from domains.docking.networks.build import make_backbone
+from domains.docking.networks.empirical import TERMS, WEIGHTS, empirical_terms
 from domains.docking.networks.nearest import nearest
 from domains.docking.networks.vector import mean_of
 
@@ -15,39 +16,49 @@ SHELL_WIDTH = 0.4
 REACH = 7.0  # Angstrom
 NEIGHBOURS = 48
 CLASH, CONTACT = 2.8, 4.0  # Angstrom, between heavy atoms
+USUAL = (4.0, 50.0, 0.5, 1.0, 0.3)  # empirical terms of an atom of a true pose
 
 
 class PoseRanker(nn.Module):
-    """Logits of "RMSD below a threshold" per pose (column 0 ranks); the same call as ``ConfidenceNet``."""
+    """Logits of "RMSD below a threshold" per pose (column 0 ranks); the same call as ``ConfidenceNet``.
 
-    def __init__(self, options: BackboneOptions, outputs: int) -> None:
+    empirical: it also hears the terms of Vina's scoring function, per atom and in all.
+    """
+
+    def __init__(self, options: BackboneOptions, outputs: int, empirical: bool = False) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.empirical = options, empirical
         self.backbone = make_backbone(options, receptor=False)
-        width = 2 * options.scalars
+        width, seen = 2 * options.scalars, len(SHELLS) + TERMS * empirical
         self.atoms = nn.Sequential(
-            nn.Linear(self.backbone.invariant_width + len(SHELLS), width), nn.SiLU(), nn.Dropout(options.dropout),
+            nn.Linear(self.backbone.invariant_width + seen, width), nn.SiLU(), nn.Dropout(options.dropout),
             nn.Linear(width, width), nn.SiLU(),
         )  # fmt: skip
         self.head = nn.Sequential(
-            nn.Linear(2 * width + len(SHELLS) + 3, width), nn.SiLU(), nn.Dropout(options.dropout),
+            nn.Linear(2 * width + seen + 3 + empirical, width), nn.SiLU(), nn.Dropout(options.dropout),
             nn.Linear(width, outputs),
         )  # fmt: skip
 
     def forward(self, complexes: Structure, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "b c"]:
         """positions: [n, 3] ligand atoms in Angstrom, in the frame of the protein."""
         features = self.backbone(complexes, Inputs(positions), read_receptor=False)
-        shells, near = surroundings(complexes, positions)
-        atoms = self.atoms(torch.cat([self.backbone.invariants(features.ligand), shells], dim=1))
+        around, near = surroundings(complexes, positions)
+        terms = empirical_terms(complexes, positions) if self.empirical else None
+        if terms is not None:
+            around = torch.cat([around, terms / terms.new_tensor(USUAL)], dim=1)
+        atoms = self.atoms(torch.cat([self.backbone.invariants(features.ligand), around], dim=1))
         close = torch.stack([near < CLASH, near < CONTACT], dim=1).to(atoms.dtype)
-        seen = torch.cat([atoms, shells, close], dim=1)
-        means = mean_of(seen, complexes.atom_sample, complexes.atom_counts)
+        means = mean_of(torch.cat([atoms, around, close], dim=1), complexes.atom_sample, complexes.atom_counts)
         sample = complexes.atom_sample[:, None].expand_as(atoms)
         most = atoms.new_zeros(complexes.size, atoms.shape[1]).scatter_reduce(
             0, sample, atoms, "amax", include_self=False
         )
-        size = complexes.atom_counts.to(atoms.dtype).log()[:, None] - 3  # about 20 atoms
-        result: Tensor = self.head(torch.cat([means, most, size], dim=1))
+        whole = [complexes.atom_counts.to(atoms.dtype).log()[:, None] - 3]  # about 20 atoms
+        if terms is not None:
+            energy = terms @ terms.new_tensor(WEIGHTS)
+            total = energy.new_zeros(complexes.size).index_add_(0, complexes.atom_sample, energy)
+            whole.append((total / 10).asinh()[:, None])  # overlaps have energies of any size
+        result: Tensor = self.head(torch.cat([means, most, *whole], dim=1))
         return result
 
 

@@ -35,7 +35,6 @@ LIGAND_NEIGHBOURS, RESIDUE_NEIGHBOURS, ATOM_NEIGHBOURS = 24, 24, 32  # of ligand
 RECEPTOR_NEIGHBOURS = 12  # of residues, among residues and among ligand atoms
 CROSS_CUTOFF = 20.0  # Angstrom, where none is given
 CROWD = 8.0  # sums over neighbours are divided by it: they are then of order one
-BONDED = 1.9  # Angstrom: protein atoms nearer than that are bonded
 PAIR_KINDS = BOND_KINDS + 2  # bonds, two bonds apart, further
 
 
@@ -279,7 +278,7 @@ def atom_vectors(complexes: Structure) -> Float[Tensor, "a 3 2"]:
     assert near is not None
     neighbour, own = near
     vector = positions[neighbour] - positions[own]
-    bonded = (vector.square().sum(1) < BONDED**2).to(vector.dtype)
+    bonded = complexes.protein_bonded.to(vector.dtype)
     weights = torch.stack([bonded, torch.ones_like(bonded)], dim=1)
     total = vector.new_zeros(len(positions), 3, 2).index_add_(0, own, vector[:, :, None] * weights[:, None])
     count = vector.new_zeros(len(positions), 2).index_add_(0, own, weights).clamp_min(1)

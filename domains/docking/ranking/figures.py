@@ -9,7 +9,8 @@ from scipy.stats import rankdata
 
 from core.errors import DataError
 
-Scored = tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]  # scores and RMSD (Angstrom) of the poses of a complex
+# Scores [p] and RMSD [p] (Angstrom) of the poses of a complex. "_": complexes differ in their number of poses.
+Scored = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 
 
 @dataclass(frozen=True)
