@@ -113,4 +113,6 @@ def _fields_at(schema: Any, location: Sequence[str]) -> list[str]:
             schema = StageConfig  # inside the 'train' mapping
             continue
         schema = fields[part].annotation
-    return list(getattr(schema, "model_fields", {}))
+    # A section of several kinds (the network of a denoiser) is a base class with a subclass for each.
+    kinds = [schema, *(schema.__subclasses__() if isinstance(schema, type) else ())]
+    return list(dict.fromkeys(name for kind in kinds for name in getattr(kind, "model_fields", {})))

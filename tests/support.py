@@ -38,7 +38,14 @@ TINY: dict[str, Mapping[str, Any]] = {
         "model": {
             "noise": {"sigma_data": 0.75, "sigma_max": 20.0},
             "class_drop": 0.1,
-            "unet": {"channels": 8, "head_channels": 8},
+            "denoiser": {
+                "network": "adm",
+                "model_channels": 8,
+                "channel_mult": [1, 2],
+                "num_blocks": 1,
+                "attn_resolutions": [4],
+                "channels_per_head": 8,
+            },
             "latent_tokens": {"width": 16, "depth": 1, "heads": 2, "zero_init": False},
             "vit": {"embed_dim": 16, "depth": 1, "num_heads": 2},
         },

@@ -131,11 +131,12 @@ def test_pickle_loaders_are_not_imported_by_name() -> None:
     assert [f"{p}: {m}" for p in sources(*CODE) for m in imported_modules(p) if m in names] == []
 
 
-def test_global_random_numbers_only_initialise_parameters() -> None:
+def test_global_random_numbers_only_initialise_parameters_and_buffers() -> None:
     wrong = []
     for path in sources("core", "domains"):
         module = tree(path)
-        parameters = [node for node in ast.walk(module) if called_name(node) in ("nn.Parameter", "torch.nn.Parameter")]
+        makers = ("nn.Parameter", "torch.nn.Parameter", "self.register_buffer")
+        parameters = [node for node in ast.walk(module) if called_name(node) in makers]
         allowed = {id(inner) for node in parameters for inner in ast.walk(node)}
         for node in ast.walk(module):
             owner, _, name = called_name(node).rpartition(".")

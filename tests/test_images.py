@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import DataError
-from core.pipeline import Pipeline, Request
+from core.pipeline import Pipeline
 from core.types import Batch, Latents
 from domains.images.data import load_images
 from domains.images.domain import ImageDomain
 from domains.images.metrics import class_accuracy, evaluate_images, hidden_features
+from domains.images.networks.adm import DhariwalUNet
 from domains.images.torchvision_shim import import_timm
-from domains.images.unet import UNet
 from domains.images.write import grid, save_png, to_bytes, write_images
 from tests.support import tiny_config
 
@@ -29,15 +29,15 @@ def domain(name: str = "images", *overrides: str) -> ImageDomain:
     return ImageDomain(tiny_config(name, overrides))
 
 
-def unet(name: str = "images", *overrides: str, stir: bool = False) -> UNet:
+def unet(name: str = "images", *overrides: str, stir: bool = False) -> DhariwalUNet:
     """Raw network; stirred: no layer is left at its zero start."""
     network = domain(name, *overrides).denoiser().network
-    assert isinstance(network, UNet)
+    assert isinstance(network, DhariwalUNet)
     if stir:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
+    return network.eval()
 
 
 def inputs(label: int = 1) -> tuple[Tensor, Tensor, Batch]:
@@ -111,7 +111,7 @@ def test_every_latent_has_a_table_of_its_own() -> None:
 def test_zero_started_latents_leave_a_trained_model_as_it_was(zero_init: str, same: bool) -> None:
     network = unet("images", f"model.latent_tokens.zero_init={zero_init}")
     with torch.no_grad():
-        network.out.weight.normal_(generator=torch.Generator().manual_seed(0))
+        network.out_conv.weight.normal_(generator=torch.Generator().manual_seed(0))
     x, noise, batch = inputs()
     assert torch.equal(network(x, noise, latents(0), batch), network(x, noise, latents(1), batch)) is same
 
@@ -121,14 +121,13 @@ def test_an_untrained_unet_answers_zero() -> None:
     assert not unet()(x, noise, latents(), batch).any()
 
 
-def test_the_class_is_used_and_has_one_more_row_for_dropped() -> None:
+def test_the_class_is_used_and_the_last_number_drops_it() -> None:
     network = unet(stir=True)
-    assert network.label is not None
-    assert network.label.num_embeddings == 11
     pictures = [network(inputs(label)[0], inputs(label)[1], latents(), inputs(label)[2]) for label in (1, 2, 10)]
     assert not torch.equal(pictures[0], pictures[1])
-    assert not torch.equal(pictures[0], pictures[2])
-    assert unet("images-plain", "model.classes=0", "model.class_drop=0").label is None
+    x, noise, batch = inputs()
+    assert torch.equal(pictures[2], network(x, noise, latents(), batch.with_label(None)))
+    assert unet("images-plain", "model.classes=0", "model.class_drop=0").map_label is None
 
 
 def test_the_noise_level_is_used() -> None:
@@ -249,13 +248,3 @@ def test_figures_are_grids_of_their_size(
     for path in files:
         columns, rows = pictures[path.stem]
         assert Image.open(path).size == ((9 * columns + 1) * 6, (9 * rows + 1) * 6)
-
-
-def test_rows_of_shared_latents_share_their_noise_by_column(trained: Callable[[str], Path]) -> None:
-    pipeline = Pipeline.from_pretrained(trained("images"), "cpu")
-    rows = pipeline.domain._shared_latents(pipeline, 2, 3)  # type: ignore[attr-defined]
-    drawn = pipeline.latents_for(Request(count=2), pipeline.domain.request(range(2)))
-    assert drawn is not None
-    for row, codes in enumerate(drawn.codes):
-        expected = pipeline.generate(count=3, codes=codes).state["x"]
-        torch.testing.assert_close(rows[3 * row : 3 * row + 3], expected)

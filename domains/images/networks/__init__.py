@@ -1,0 +1,1 @@
+"""EDM's denoiser networks for images, with cross-attention to discrete latents."""
