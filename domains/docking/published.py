@@ -68,6 +68,8 @@ def convert_files(source: Path) -> Converted | None:
     be read are left out and noted. Raises CheckpointError for files of the right names that do not fit, for several
     that could be meant, and for damaged ones where there are no others.
     """
+    if source.suffix == ".pkl":  # no file of theirs; networks of EDM come so
+        return None
     found, unread = _search(source)
     if not found.keys() - {"torsion table"}:
         if unread:

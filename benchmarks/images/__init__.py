@@ -1,0 +1,1 @@
+"""What the image networks cost: beside a peer's code, and with latents."""
