@@ -116,7 +116,7 @@ def check_same(options: argparse.Namespace) -> float:
     ours, theirs = our_denoiser(domain).eval(), Peer(options.peer).network(domain).eval()
     generator = torch.Generator().manual_seed(options.seed)
     for parameter in ours.parameters():  # layers that start at zero would hide what is before them
-        parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
     weights = {f"model.{name}": value for name, value in ours.network.state_dict().items()}
     try:
         missing, unknown = theirs.load_state_dict(weights, strict=False)
