@@ -106,7 +106,7 @@ def works(config: RunConfig, batch_size: int, seed: int, channels_last: bool) ->
     sizes = [f"{_parameters(part):,}" for part in (plain, denoiser, prior)]
     said = (
         f"width {config.model.denoiser.model_channels}, {config.model.resolution} pixels, batch {batch_size}; "
-        f"parameters of the denoiser {sizes[0]}, with {config.latents.count} latents {sizes[1]}, of the prior {sizes[2]}"
+        f"parameters of the denoiser {sizes[0]}, with {config.latents.count} latents {sizes[1]}, prior {sizes[2]}"
     )
     return said, made
 

@@ -63,8 +63,9 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
     # Initial weights follow from the run's seed and the stage alone.
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
-    if config.stage(name).initial:
-        _start_from(find_model(config.stage(name).initial), stage)
+    initial = config.stage(name).initial
+    if initial:
+        _start_from(find_model(initial), stage)
     samples = stage.prepare(dataset, folder, world)
     trainer = Trainer(TrainingJob(stage, samples, config.stage(name), folder, config.seed, world, quiet, built_on))
     if trainer.finished:
