@@ -112,7 +112,7 @@ def test_the_docking_page_takes_the_same_default() -> None:
 
 
 def test_both_models_are_shipped() -> None:
-    """FAILS UNTIL THE TRAINED WEIGHTS ARE PUT INTO domains/docking/weights: the tests below would be vacuous."""
+    """Without them the tests below would be vacuous."""
     assert list(NAMES) == THERE
 
 

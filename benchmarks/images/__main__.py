@@ -15,7 +15,9 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,12 +26,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.docking import run_command
 from benchmarks.images import latents
 from benchmarks.images.costs import PEER, add_sizes
 from benchmarks.images.sides import VARIANTS
 from benchmarks.measurement import Measurement
-from core.errors import DiscoError
+from core.errors import DiscoError, RequestError
 from core.files import write_text
 
 CASES = ("train", "call", "heun")
@@ -72,6 +73,15 @@ def command(case: str, side: str, options: argparse.Namespace) -> tuple[str, ...
     return (sys.executable, "-m", "benchmarks.images.costs", case, "--side", side, *rest)
 
 
+def run_command(command: tuple[str, ...], threads: int) -> Measurement:
+    """Run a measurement; its stderr is shown only where it fails. Raises RequestError where it does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RequestError(f"'{shlex.join(command)}' ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return Measurement.parse(done.stdout, shlex.join(command))
+
+
 def compare(options: argparse.Namespace, found: Found) -> None:
     """Fill ``found``, all sides in turns. Raises DiscoError where a measurement fails; what was measured stays."""
     sides = [*options.variants, *([PEER] if options.peer else [])]
@@ -83,7 +93,7 @@ def compare(options: argparse.Namespace, found: Found) -> None:
         for number in range(options.rounds):
             for side in sides:
                 rows[side].append(run_command(command(case, side, options), options.threads))
-                print(f"{case} round {number + 1} {side}: {rows[side][-1].cpu:.2f} CPU s", file=sys.stderr)
+                print(f"{case} round {number + 1} {side}: {rows[side][-1].cpu:.2f} CPU s", file=sys.stderr, flush=True)
 
 
 def table(found: Mapping[str, Mapping[str, list[Measurement]]]) -> str:

@@ -123,7 +123,9 @@ def measure(options: argparse.Namespace) -> Costs:
             work()
             if number:
                 seconds[name].append(time.process_time() - start)
-        print(f"latents: round {number} of {options.rounds} done", file=sys.stderr)
+        if number:
+            latest = ", ".join(f"{name} {values[-1]:.3f}" for name, values in seconds.items())
+            print(f"latents round {number}, CPU s: {latest}", file=sys.stderr, flush=True)
     return Costs(said, 2 * config.sampling.steps - 1, seconds)
 
 

@@ -22,7 +22,7 @@ class DockingPipeline(Pipeline):
     """What ``Pipeline.from_pretrained`` gives for a docking model."""
 
     def dock(
-        self, protein: Path | str, ligand: Path | str | Chem.Mol, poses: int = 10, seed: int = 0, *,
+        self, protein: Path | str, ligand: Path | str | Chem.Mol, poses: int = 40, seed: int = 0, *,
         name: str | None = None, template: str | None = None, **settings: Any,
     ) -> DockingResult:  # fmt: skip
         """Dock one ligand: a file (its first record), a SMILES, or an RDKit molecule.
@@ -39,7 +39,7 @@ class DockingPipeline(Pipeline):
         return outcome
 
     def dock_each(
-        self, protein: Path | str, ligands: Path | str | Chem.Mol, poses: int = 10, seed: int = 0, **settings: Any
+        self, protein: Path | str, ligands: Path | str | Chem.Mol, poses: int = 40, seed: int = 0, **settings: Any
     ) -> Iterator[DockingResult | Failure]:
         """Dock every record of a ligand file; a record that cannot be docked comes as a ``Failure``."""
         chosen = DockSettings.parse({"poses": poses, "seed": seed, **settings})

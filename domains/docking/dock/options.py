@@ -37,7 +37,7 @@ Model = Annotated[
     ),
 ]
 Poses = Annotated[
-    int | None, typer.Option("--poses", "--samples_per_complex", "--num_modes", help="Poses per complex [default: 10].")
+    int | None, typer.Option("--poses", "--samples_per_complex", "--num_modes", help="Poses per complex [default: 40].")
 ]
 Steps = Annotated[
     int | None,

@@ -21,7 +21,7 @@ class DockSettings(Site):
     rescore: by other programs' scoring functions; trajectory: also write the way to every pose.
     """
 
-    poses: PositiveInt = 10
+    poses: PositiveInt = 40
     steps: PositiveInt | None = None
     sampler: str | None = None
     guidance: float | None = Field(default=None, ge=0)
