@@ -14,7 +14,13 @@ def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "k d"]) 
     """
     if len(first) < 2 or len(second) < 2:
         raise ValueError("a Frechet distance needs at least two samples on each side")
-    (mean_a, cov_a), (mean_b, cov_b) = _moments(first), _moments(second)
+    return frechet_of_moments(*_moments(first), *_moments(second))
+
+
+def frechet_of_moments(
+    mean_a: Float[Tensor, " d"], cov_a: Float[Tensor, "d d"], mean_b: Float[Tensor, " d"], cov_b: Float[Tensor, "d d"]
+) -> float:
+    """The same of Gaussians that are known by their means [D] and covariances [D, D]."""
     # tr (C1 C2)^(1/2) through the symmetric C1^(1/2) C2 C1^(1/2), which is exact for singular covariances too.
     root = _symmetric_root(cov_a)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
