@@ -72,7 +72,10 @@ class ImageSource:
         Raises DataError.
         """
         if self.shape != shape:
-            raise DataError(f"{self.path}: images are {_words(self.shape)} and the model is made for {_words(shape)}")
+            raise DataError(
+                f"{self.path}: images are {_words(self.shape)} and the model is made for {_words(shape)}; set "
+                "model.resolution and model.image_channels, or bring them to its size: disco data prepare --resolution"
+            )
         if classes and self.labels is None:
             raise DataError(f"{self.path}: has no labels, and the model has {classes} classes; add a dataset.json")
         if classes and self.labels is not None and self.labels.max(initial=0) >= classes:
