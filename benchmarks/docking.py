@@ -14,21 +14,19 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks.docking_costs import COMPLEX, STARTED
-from benchmarks.measurement import Measurement
+from benchmarks.docking_costs import COMPLEX
+from benchmarks.measurement import Measurement, run_command
 from core.config_file import load_config
 from core.convert import convert
-from core.errors import DiscoError, RequestError
+from core.errors import DiscoError
 from core.pipeline import Pipeline
 from core.registry import get_domain
 
@@ -65,21 +63,6 @@ class Result:
     case: Case
     ours: list[Measurement]
     peer: list[Measurement]
-
-
-def run_command(command: tuple[str, ...], threads: int) -> Measurement:
-    """Run a measuring program; its stderr is shown only where it fails.
-
-    Raises RequestError where it cannot be started or ends with an error.
-    """
-    environment, name = {**os.environ, "OMP_NUM_THREADS": str(threads), STARTED: str(time.time())}, shlex.join(command)
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise RequestError(f"cannot start '{name}': {error}") from error
-    if done.returncode:
-        raise RequestError(f"'{name}' ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return Measurement.parse(done.stdout, name)
 
 
 def compare(case: Case, model: Path, peer: tuple[str, ...], options: argparse.Namespace) -> Result:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measurement import Clock, Measurement
+from benchmarks.measurement import STARTED, Clock, Measurement
 from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from core.training.stage import build_stage
@@ -22,7 +22,6 @@ from domains.docking.evaluation import confidences, poses_of
 from domains.docking.pose import Pose, pose_of
 
 COMPLEX = Path(__file__).parents[1] / "tests" / "data" / "docking" / "complexes" / "1bvi"
-STARTED = "DISCO_BENCHMARK_STARTED"  # environment variable: when the process was started, seconds of time.time()
 
 
 def _complex(pipeline: Pipeline, folder: Path, seed: int) -> Complex:

@@ -1,15 +1,20 @@
-"""One measurement: what it cost, and how that is printed and read."""
+"""One measurement: what it cost, how that is printed and read, and how a measuring program is run."""
 
 import contextlib
 import json
+import os
 import resource
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.errors import DataError
+from core.errors import DataError, RequestError
+
+STARTED = "DISCO_BENCHMARK_STARTED"  # environment variable: when the process was started, seconds of time.time()
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,21 @@ class Measurement:
                 f"{source}: the last line of output is not JSON with cpu, wall and peak_mb ({error!r}); "
                 "a peer must print it at its end, and everything else to stderr"
             ) from error
+
+
+def run_command(command: tuple[str, ...], threads: int) -> Measurement:
+    """Run a measuring program; its stderr is shown only where it fails.
+
+    Raises RequestError where it cannot be started or ends with an error.
+    """
+    environment, name = {**os.environ, "OMP_NUM_THREADS": str(threads), STARTED: str(time.time())}, shlex.join(command)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RequestError(f"cannot start '{name}': {error}") from error
+    if done.returncode:
+        raise RequestError(f"'{name}' ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return Measurement.parse(done.stdout, name)
 
 
 def peak_memory() -> float:

@@ -27,8 +27,9 @@ from pathlib import Path
 
 from rdkit import Chem
 
-from benchmarks.docking import make_model, run_command
+from benchmarks.docking import make_model
 from benchmarks.docking_costs import COMPLEX
+from benchmarks.measurement import run_command
 from core.errors import RequestError
 from domains.docking.chemistry.conformer import embed_conformer
 from domains.docking.chemistry.ligand import Ligand, read_ligands

@@ -15,9 +15,7 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,8 +27,8 @@ import torch
 from benchmarks.images import latents
 from benchmarks.images.costs import PEER, add_sizes
 from benchmarks.images.sides import VARIANTS
-from benchmarks.measurement import Measurement
-from core.errors import DiscoError, RequestError
+from benchmarks.measurement import Measurement, run_command
+from core.errors import DiscoError
 from core.files import write_text
 
 CASES = ("train", "call", "heun")
@@ -71,15 +69,6 @@ def command(case: str, side: str, options: argparse.Namespace) -> tuple[str, ...
         sizes["peer"] = options.peer
     rest = (part for name, value in sizes.items() for part in (f"--{name}", str(value)))
     return (sys.executable, "-m", "benchmarks.images.costs", case, "--side", side, *rest)
-
-
-def run_command(command: tuple[str, ...], threads: int) -> Measurement:
-    """Run a measurement; its stderr is shown only where it fails. Raises RequestError where it does."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RequestError(f"'{shlex.join(command)}' ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return Measurement.parse(done.stdout, shlex.join(command))
 
 
 def compare(options: argparse.Namespace, found: Found) -> None:

@@ -1,9 +1,6 @@
 """``disco latents``: a page to look through the codes of an image model, one HTML file that needs no network."""
 
-import base64
-import hashlib
 import html
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +11,7 @@ import typer
 from core.console import Device, Overrides, Quiet, say, start_logging
 from core.errors import StorageError
 from core.files import write_text
+from core.pages import filled, inert_json, policy_hash
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -24,16 +22,13 @@ def write_browser(contents: Mapping[str, Any], path: Path) -> Path:
     # The browser itself forbids all requests, and all styles and scripts but those of the template.
     policy = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
     for element, text in re.findall(r"<(style|script)>(.*?)</\1>", template, re.DOTALL):
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        policy[f"{element}-src"] = f"'sha256-{digest}'"
+        policy[f"{element}-src"] = policy_hash(text)
     parts = {
         "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "model": html.escape(str(contents["model"])),
-        # Without "<" nothing in the data can end their element.
-        "data": json.dumps(contents, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "data": inert_json(contents),
     }
-    # One pass: what is put in is not looked at again.
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template))
+    write_text(path, filled(template, parts))
     return path
 
 

@@ -10,6 +10,7 @@ from core.config import LatentConfig, Section, heads_divide
 from core.errors import ConfigError
 from core.flat import FlatConfig
 from core.spaces import latent_space
+from domains.images.data.augment import LABELS
 from domains.images.data.config import ImageDataConfig
 from domains.images.evaluation.config import ImageEvaluationConfig
 from domains.images.networks.adm import ADMSettings
@@ -19,7 +20,6 @@ from domains.images.networks.uvit import UViTSettings
 
 # What follows from the data: channels of image and network, classes, augmentation labels.
 GIVEN = ("img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim")
-AUGMENT_LABELS = 9  # numbers per image that EDM's augmentation tells the network
 VARIANCES = 2  # iDDPM's network predicts as many channels again
 
 
@@ -37,7 +37,7 @@ class NetworkConfig(Section):
             in_channels=channels,
             out_channels=channels * (VARIANCES if self.variances else 1),
             label_dim=classes,
-            augment_dim=AUGMENT_LABELS if augmented else 0,
+            augment_dim=LABELS if augmented else 0,
             **self.model_dump(exclude={"network", "variances"}),
         )
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from core.errors import DataError, RequestError
@@ -21,7 +20,7 @@ from core.pipeline import Pipeline, Request
 from core.reports import real_batch
 from core.types import Latents, Samples
 from domains.images.networks.tokens import LatentTokens
-from domains.images.write import grid, save_png, to_bytes
+from domains.images.write import as_image, grid, save_png, to_bytes
 
 logger = logging.getLogger("disco")
 ROWS = 4
@@ -243,9 +242,8 @@ def _usage(pipeline: Pipeline, request: Request, images: int) -> tuple[CodeUsage
 
 def png_address(picture: UInt8[Tensor, "c h w"]) -> str:
     """A picture as a data URI."""
-    array = picture.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, format="png", optimize=True)
+    as_image(picture.numpy()).save(buffer, format="png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

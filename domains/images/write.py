@@ -31,10 +31,14 @@ def grid(images: Float[Tensor, "n c h w"], columns: int, gap: int = 1) -> UInt8[
     return sheet
 
 
+def as_image(picture: UInt8[np.ndarray, "c h w"]) -> Image.Image:
+    """Pillow's image of one channel or three."""
+    return Image.fromarray(np.ascontiguousarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)))
+
+
 def save_png(picture: UInt8[Tensor, "c h w"], path: Path, scale: int = 1) -> Path:
     """Write one picture, enlarged by a whole factor without smoothing."""
-    array = picture.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
-    image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
+    image = as_image(picture.numpy().repeat(scale, 1).repeat(scale, 2))
     write_atomically(path, lambda temporary: image.save(temporary, format="png"))
     return path
 

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from core.rng import SampleStreams
 
-LABELS = (
-    9  # columns: x-flip, y-flip, scale, cos - 1 and sin of the rotation, stretch along x and y, shift along x and y
-)
+# Columns: x-flip, y-flip, scale, cos - 1 and sin of the rotation, stretch along x and y, shift along x and y.
+LABELS = 9
 SCALE_STD = 0.2  # of log2 of the scale, and of log2 of the stretch
 SHIFT_STD = 0.125  # of the translation, as a share of the image
 AXIS_PROBABILITY = 0.5  # that a stretch has a random axis; else it is along x

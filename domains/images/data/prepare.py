@@ -19,6 +19,7 @@ from core.training.logs import ProgressBar
 from domains.images.data.decode import FileImages
 from domains.images.data.entries import LABEL_FILE, ZipEntries
 from domains.images.data.sources import ImageSource, in_files, open_source
+from domains.images.write import as_image
 
 Crop = Literal["center-crop", "center-crop-dhariwal"]
 MAX_NAMED = 20  # damaged images in one message
@@ -164,8 +165,7 @@ def picture(source: ImageSource, index: int) -> Image.Image:
     stored, number = source.stored, int(source.numbers[index])
     if isinstance(stored, FileImages):
         return stored.picture(number)
-    pixels = stored.read(number)
-    return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    return as_image(stored.read(number))
 
 
 def verify(source: ImageSource, quiet: bool = True, title: str = "verifying") -> Report:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,8 @@ from torch import Tensor
 
 from core.errors import DataError
 from core.interfaces import Dataset
+from domains.images.data.entries import SUFFIXES, Entries, FolderEntries, ZipEntries
 from domains.images.write import to_bytes
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -61,19 +59,16 @@ class ImageFiles:
     path: Path
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Paths below the folder, or entries of the zip file."""
-        if self.path.is_dir():
-            found = [each.relative_to(self.path).as_posix() for each in self.path.rglob("*") if each.is_file()]
-        elif self.path.is_file():
-            with self._archive() as archive:
-                found = archive.namelist()
-        else:
+    def _entries(self) -> Entries:
+        """The files as bytes; hidden ones are passed over, and hostile archives refused, as for training."""
+        if not self.path.exists():
             raise DataError(f"{self.path}: there is no such folder or zip file")
-        names = tuple(sorted(name for name in found if name.lower().endswith(SUFFIXES)))
-        if not names:
+        if not self.path.is_dir() and not zipfile.is_zipfile(self.path):
+            raise DataError(f"{self.path}: neither a folder nor a readable zip file")
+        entries = FolderEntries(self.path) if self.path.is_dir() else ZipEntries(self.path)
+        if not entries.names:
             raise DataError(f"{self.path}: no images in it ({', '.join(SUFFIXES)})")
-        return names
+        return entries
 
     @cached_property
     def content_hash(self) -> str:
@@ -91,7 +86,7 @@ class ImageFiles:
         return channels, height, width
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._entries.names)
 
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "n c h w"]]:
         """All images in order, at most ``size`` at a time."""
@@ -110,23 +105,8 @@ class ImageFiles:
         if pending:
             yield torch.stack(pending)
 
-    def _archive(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.path}: neither a folder nor a readable zip file ({error})") from error
-
     def _contents(self) -> Iterator[tuple[str, bytes]]:
-        if self.path.is_dir():
-            yield from ((name, (self.path / name).read_bytes()) for name in self.names)
-            return
-        with self._archive() as archive:
-            for name in self.names:
-                try:
-                    content = archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError) as error:
-                    raise DataError(f"{self.path}, {name}: cannot be unpacked ({error})") from error
-                yield name, content
+        yield from ((name, self._entries.read(number)) for number, name in enumerate(self._entries.names))
 
 
 ImageSource = DatasetImages | ImageFiles

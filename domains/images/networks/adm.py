@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domains.images.networks.layers import BlockSettings, Conv, PositionalEmbedding, activated, group_norm
+from domains.images.networks.layers import BlockSettings, Conv, PositionalEmbedding, activated, group_norm, zero
 from domains.images.networks.tokens import LatentSettings
 from domains.images.networks.unet import ImageUNet, UNetSettings
 
@@ -30,6 +30,20 @@ class ADMSettings(UNetSettings):
         """EDM's network for ImageNet at 64 pixels, 1000 classes: 295,899,267 parameters."""
         return cls(**{"img_resolution": 64, "label_dim": 1000, **changes})
 
+    @property
+    def blocks(self) -> BlockSettings:
+        """What all blocks share."""
+        return BlockSettings(
+            embedding=self.embedding_width,
+            dropout=self.dropout,
+            adaptive=True,
+            head_channels=self.channels_per_head,
+            residual_scale=1.0,
+            eps=EPS,
+            taps=(1, 1),
+            project=False,
+        )
+
 
 class DhariwalUNet(ImageUNet):
     """ADM: attention with 64 channels per head, conditioning that scales and shifts, classes without a bias."""
@@ -38,17 +52,7 @@ class DhariwalUNet(ImageUNet):
 
     def __init__(self, settings: ADMSettings, latents: LatentSettings | None = None) -> None:
         s, width = settings, settings.embedding_width
-        blocks = BlockSettings(
-            embedding=width,
-            dropout=s.dropout,
-            adaptive=True,
-            head_channels=s.channels_per_head,
-            residual_scale=1.0,
-            eps=EPS,
-            taps=(1, 1),
-            project=False,
-        )
-        super().__init__(s, blocks, s.widths[0], lambda size, _: size in s.attn_resolutions, latents)
+        super().__init__(s, s.blocks, s.widths[0], lambda size, _: size in s.attn_resolutions, latents)
         self.map_noise = PositionalEmbedding(s.model_channels, endpoint=False)
         self.map_augment = nn.Linear(s.augment_dim, s.model_channels, bias=False) if s.augment_dim else None
         self.map_layer0 = nn.Linear(s.model_channels, width)
@@ -75,7 +79,6 @@ def _initialise(network: DhariwalUNet) -> None:
     variance."""
     for name, module in network.named_modules():
         if name.endswith(ZERO) and "latents" not in name:
-            for parameter in module.parameters():
-                nn.init.zeros_(parameter)
+            zero(module)
     if network.map_label is not None:
         nn.init.normal_(network.map_label.weight)

@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from core.errors import ConfigError
 from domains.images.networks.attention import LatentAttention, pixel_attention
+from domains.images.networks.tokens import LatentSettings
 
 Direction = Literal["up", "down"]
+LATENT_HEAD_CHANNELS = 64  # per head of cross-attention, as in ADM's self-attention
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -29,6 +31,19 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     if not groups or channels % groups:
         raise ConfigError(f"{channels} channels cannot be normalised in {groups} equal groups: take a multiple of 32")
     return nn.GroupNorm(groups, channels, eps)
+
+
+def zero(layer: nn.Module) -> None:
+    """Zero all parameters, so that the branch which the layer ends starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def latent_attention(channels: int, eps: float, group: int, latents: LatentSettings) -> LatentAttention:
+    """Cross-attention of feature maps to a group of latents; one head where 64 channels per head do not fit."""
+    heads = max(1, channels // LATENT_HEAD_CHANNELS)
+    heads = heads if channels % heads == 0 else 1
+    return LatentAttention(group_norm(channels, eps), heads, latents.width, group, latents.zero_init)
 
 
 def activated(x: Tensor) -> Tensor:

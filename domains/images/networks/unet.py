@@ -11,11 +11,8 @@ from torch.nn import functional
 
 from core.errors import ConfigError
 from core.types import Batch, Latents
-from domains.images.networks.attention import LatentAttention
-from domains.images.networks.layers import Block, BlockSettings, Conv, group_norm
+from domains.images.networks.layers import Block, BlockSettings, Conv, latent_attention
 from domains.images.networks.tokens import LatentSettings, LatentTokens
-
-LATENT_HEAD_CHANNELS = 64  # per head of cross-attention, as in ADM's self-attention
 
 
 @dataclass(frozen=True)
@@ -124,11 +121,7 @@ class ImageUNet(nn.Module, ABC):
                     continue
                 group = latents.group_at(int(name.split("x")[0]), decoder)
                 if group is not None:
-                    channels = block.conv1.out_channels
-                    heads = max(1, channels // LATENT_HEAD_CHANNELS)
-                    heads = heads if channels % heads == 0 else 1
-                    norm = group_norm(channels, eps)
-                    block.latents = LatentAttention(norm, heads, latents.width, group, latents.zero_init)
+                    block.latents = latent_attention(block.conv1.out_channels, eps, group, latents)
                     reached.add(group)
         if len(reached) < max(1, len(latents.groups)):
             raise ConfigError(

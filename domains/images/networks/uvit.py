@@ -18,9 +18,9 @@ from core.errors import ConfigError
 from core.transformer import Attention
 from domains.images.networks.adm import EPS, ADMSettings, DhariwalUNet
 from domains.images.networks.attention import LatentAttention, to_image, to_tokens
-from domains.images.networks.layers import Block, BlockSettings, Conv, group_norm
+from domains.images.networks.layers import Block, BlockSettings, Conv, latent_attention, zero
 from domains.images.networks.tokens import LatentSettings, LatentTokens
-from domains.images.networks.unet import LATENT_HEAD_CHANNELS, UNetSettings
+from domains.images.networks.unet import UNetSettings
 
 MLP_RATIO = 4
 
@@ -87,7 +87,7 @@ class ViTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, MLP_RATIO * width), nn.GELU(), nn.Linear(MLP_RATIO * width, width))
         self.dropout = nn.Dropout(dropout)
         self.latents: LatentAttention | None = None
-        _zero(self.mlp[-1])
+        zero(self.mlp[-1])
 
     def forward(
         self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"], tokens: list[Tensor]
@@ -147,20 +147,10 @@ class UViT(DhariwalUNet):
         trunk = settings.trunk
         super().__init__(trunk)
         width, size = trunk.widths[-1], trunk.resolutions[-1]
-        blocks = BlockSettings(
-            embedding=trunk.embedding_width,
-            dropout=trunk.dropout,
-            adaptive=True,
-            head_channels=trunk.channels_per_head,
-            residual_scale=1.0,
-            eps=EPS,
-            taps=(1, 1),
-            project=False,
-        )
-        bottleneck, up = Bottleneck(width, size // 2, settings, blocks), Block(width, width, blocks, "up")
+        bottleneck, up = Bottleneck(width, size // 2, settings, trunk.blocks), Block(width, width, trunk.blocks, "up")
         self.dec[f"{size}x{size}_in0"], self.dec[f"{size}x{size}_in1"] = bottleneck, up
         for block in (bottleneck.down, up):
-            _zero(block.conv1)
+            zero(block.conv1)
         if latents is not None:
             self.latents = LatentTokens(latents)
             self._cross_attend(latents, bottleneck, settings.latent_every)
@@ -179,10 +169,7 @@ class UViT(DhariwalUNet):
             group = latents.group_at(size, decoder)
             if group is not None:
                 channels = block.width if isinstance(block, ViTBlock) else block.conv1.out_channels
-                heads = max(1, channels // LATENT_HEAD_CHANNELS)
-                heads = heads if channels % heads == 0 else 1
-                norm = group_norm(channels, EPS)
-                block.latents = LatentAttention(norm, heads, latents.width, group, latents.zero_init)
+                block.latents = latent_attention(channels, EPS, group, latents)
                 reached.add(group)
         missing = [size for group, size in enumerate(latents.groups) if group not in reached]
         if missing:
@@ -190,8 +177,3 @@ class UViT(DhariwalUNet):
                 f"groups: no latents can enter at resolutions {missing}, only at "
                 f"{sorted({size for _, size, decoder in sites if decoder})}: change groups or latent_every"
             )
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)

@@ -9,7 +9,8 @@ from core.config_file import parse_config
 from core.errors import CheckpointError, ConfigError
 from core.interfaces import Converted
 from core.precondition import PreconditionedDenoiser
-from domains.images.config import AUGMENT_LABELS, GIVEN
+from domains.images.config import GIVEN
+from domains.images.data.augment import LABELS
 from domains.images.networks.song import SongSettings
 from domains.images.published.edm import EDMNetwork, read_edm
 
@@ -40,10 +41,10 @@ def convert_edm(source: Path) -> Converted | None:
 
 def _config(found: EDMNetwork, source: Path) -> RunConfig:
     settings = found.settings
-    if settings.augment_dim not in (0, AUGMENT_LABELS):
+    if settings.augment_dim not in (0, LABELS):
         raise CheckpointError(
             f"{source}: the network hears {settings.augment_dim} numbers of augmentation, and there are "
-            f"{AUGMENT_LABELS} or none"
+            f"{LABELS} or none"
         )
     denoiser = {
         f.name: getattr(settings, f.name)

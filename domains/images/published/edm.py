@@ -190,7 +190,7 @@ def _precondition_arguments(kind: str, state: Mapping[str, Any]) -> dict[str, An
         if name == "use_fp16":
             fits = isinstance(value, bool)
         elif name in ("img_resolution", "img_channels", "label_dim"):
-            fits = type(value) is int and (name == "label_dim") <= value + (name == "label_dim") <= _LARGEST
+            fits = type(value) is int and 0 <= value <= _LARGEST - (name == "label_dim")
         else:
             fits = type(value) in (int, float) and value >= 0
         if not fits:

@@ -1,7 +1,6 @@
 """The page and what it asks for."""
 
 import html
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp
 
 from core import __version__
 from core.errors import StorageError
+from core.pages import filled
 from domains.docking.config import DockingConfig
 from domains.docking.dock.app.guard import Guard, Hosts
 from domains.docking.dock.app.order import MAX_LIGANDS, MAX_POSES, MAX_STEPS, FormError, Order, read_order
@@ -183,4 +183,4 @@ def _apart(policy: str) -> dict[str, str]:
 
 
 def _filled(page: str, known: Mapping[str, Any]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: html.escape(str(known[found[1]])), page)
+    return filled(page, {name: html.escape(str(value)) for name, value in known.items()})

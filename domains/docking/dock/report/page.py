@@ -1,9 +1,6 @@
 """The page itself: template, style, scripts and data put into one file that needs no network and cannot use any."""
 
-import base64
-import hashlib
 import html
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 from core import __version__
 from core.errors import DataError
 from core.files import write_text
+from core.pages import filled, inert_json, policy_hash
 from domains.docking.dock.record import CONFIG, FAILURES, REPORT, RESULT, SUMMARY
 from domains.docking.dock.report.contents import (
     complex_contents,
@@ -78,7 +76,7 @@ def _page(data: str) -> str:
     program = _inert("\n".join(_asset(name) for name in SCRIPTS))
     # The browser itself forbids all requests, and all scripts but these two: handlers in injected HTML cannot run.
     policy = (
-        f"default-src 'none'; script-src {_digest(viewer)} {_digest(program)}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {policy_hash(viewer)} {policy_hash(program)}; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     parts = {
@@ -89,8 +87,7 @@ def _page(data: str) -> str:
         "viewer": viewer,
         "program": program,
     }
-    # One pass: what is put in is not looked at again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
+    return filled(_asset("page.html"), parts)
 
 
 def _asset(name: str) -> str:
@@ -102,11 +99,5 @@ def _inert(script: str) -> str:
     return re.sub(r"<(/script|!--)", r"<\\\1", script, flags=re.IGNORECASE)
 
 
-def _digest(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
 def _data(name: str, value: Any) -> str:
-    """JSON in an element that never runs; without ``<`` nothing in it can end that element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>'
+    return f'<script type="application/json" id="{name}">{inert_json(value)}</script>'
