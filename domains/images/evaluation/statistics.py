@@ -78,7 +78,7 @@ class Collector:
 
 def collect(
     extractors: Sequence[FeatureExtractor],
-    images: Iterable[UInt8[Tensor, "n c h w"]],
+    images: Iterable[UInt8[Tensor, "_ c h w"]],
     total: int,
     kept: int,
     batch: int = 64,
