@@ -23,9 +23,10 @@ import torch
 from core.errors import DiscoError
 from core.pipeline import Pipeline
 from domains.docking.batch import DockingBatch
+from domains.docking.chemistry.pocket import Around
 from domains.docking.complex import Complex
-from domains.docking.config import CropConfig, DockingConfig
-from domains.docking.crops import random_crop
+from domains.docking.config import DockingConfig
+from domains.docking.crops import cut
 from domains.docking.data.dataset import DockingDataset
 from domains.docking.evaluation import confidences
 from domains.docking.networks.confidence import ConfidenceNet
@@ -36,12 +37,18 @@ from domains.docking.ranking.figures import Scored, ranking_figures
 from domains.docking.ranking.poses import LabelledPoses, PoseStore, make_all, weights_digest
 
 
+def true_pose(each: Complex) -> np.ndarray:
+    """[n, 3] Angstrom, frame of the protein's file."""
+    coordinates = each.ligand.coordinates
+    assert coordinates is not None, "a data set has none without"
+    return coordinates
+
+
 class Pockets:
-    """Complexes cut to what is within ``margin`` Angstrom of their true poses, as ``disco dock --pocket`` cuts them."""
+    """Complexes with the residues that ``disco dock --pocket`` keeps: within ``margin`` Angstrom of the true pose."""
 
     def __init__(self, dataset: DockingDataset, margin: float, limit: int | None) -> None:
-        crop = CropConfig(margin=(margin, margin), shift=0.0, jitter=0.0)
-        self.complexes = [random_crop(each, crop, 0) for each in dataset.complexes[:limit]]
+        self.complexes = [cut(each, Around(true_pose(each), margin)) for each in dataset.complexes[:limit]]
 
     def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> DockingBatch:
         places = [int(i) for i in indices]

@@ -2,11 +2,11 @@
 
     python -m benchmarks.docking_sites FOLDER TABLE --model MODEL [--split val] [--count 5] [--limit N]
 
-FOLDER holds one sub-folder per complex, TABLE their ids and splits (docs/docking.md); MODEL is a ``sites.safetensors``
-or the model folder that holds one. DCA4: the centre of one of the best sites lies within 4 A of a heavy atom of the
-ligand; DCC4, DCC8: within 4 or 8 A of its centroid; "any copy": also of its image in other copies of the same chain. A
-column ``subset`` of the table gives rows of their own. Prints shares in % with 95 % intervals, how well claimed
-probabilities hold, and CPU seconds per protein.
+FOLDER holds one sub-folder per complex, TABLE their ids and splits (docs/docking.md); MODEL is a model or run folder
+with a site finder. DCA4: the centre of one of the best sites lies within 4 A of a heavy atom of the ligand; DCC4, DCC8:
+within 4 or 8 A of its centroid; "any copy": also of its image in other copies of the same chain. A column ``subset`` of
+the table gives rows of their own. Prints shares in % with 95 % intervals, how well claimed probabilities hold, and CPU
+seconds per protein.
 """
 
 import argparse
@@ -17,15 +17,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 
-from core.errors import DataError, DiscoError
+from core.checkpoint import find_model, load_part, read_manifest
+from core.errors import CheckpointError, DataError, DiscoError
 from domains.docking.chemistry.ligand import read_coordinates
 from domains.docking.chemistry.protein import read_protein
+from domains.docking.config import DockingConfig
 from domains.docking.data import complex_files
-from domains.docking.sites.config import SitesConfig
 from domains.docking.sites.finder import find_sites
 from domains.docking.sites.measures import (
     SiteDistances,
@@ -50,9 +51,15 @@ class Row:
     seconds: float
 
 
-def read_network(path: Path) -> SiteNet:
-    network = SiteNet(SitesConfig())
-    network.load_state_dict(load_file(path / "sites.safetensors" if path.is_dir() else path))
+def read_network(folder: Path) -> SiteNet:
+    """The site finder of a model or run folder, as its manifest says it was made. Raises CheckpointError."""
+    model = find_model(folder)
+    manifest = read_manifest(model)
+    config = manifest.config.model
+    if not isinstance(config, DockingConfig) or config.sites is None or "sites" not in manifest.weights:
+        raise CheckpointError(f"{model}: has no site finder: train one with disco train --stage sites")
+    network = SiteNet(config.sites)
+    load_part(model, "sites", network, manifest)
     return network.eval()
 
 
@@ -105,6 +112,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--limit", type=int)
     args = parser.parse_args()
+    try:
+        measure_all(args)
+    except DiscoError as error:
+        sys.exit(str(error))
+
+
+def measure_all(args: Any) -> None:
     network, rows = read_network(args.model), []
     for name, subset in list(read_table(args.table, args.split).items())[: args.limit]:
         try:

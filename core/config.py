@@ -124,8 +124,9 @@ class StageConfig(Section):
 
     batch: samples per optimiser step over all processes; accumulate: micro-batches it is split into per process;
     precision: bf16 and fp16 act on CUDA only, elsewhere float32 is used; clip: gradient norm, 0 = off;
-    workers: loader processes, 0 = load in the training process; initial: a model folder whose networks of the same name
-    this stage starts from, None for random ones (weights that it does not have, as those of added layers, are random).
+    workers: loader processes, 0 = load in the training process, while a GPU waits; initial: a model folder whose
+    networks of the same name this stage starts from, None for random ones (weights that it does not have, as those of
+    added layers, are random). It is read before the first step only, not when the run goes on.
     """
 
     initial: str | None = None

@@ -206,6 +206,11 @@ class Domain(ABC):
     def write(self, result: Any, out: Path) -> list[Path]:
         """Write a ``Generated`` in the domain's usual formats; returns the files."""
 
+    def finish(self, samples: Any, batch: Any) -> Any:
+        """What is handed out of the samples that a reverse process ended in (docking: relaxed poses); the same by
+        default."""
+        return samples
+
     def scores(self, networks: Mapping[str, nn.Module], samples: Any, batch: Any) -> Mapping[str, Tensor]:
         """[B] figures that the model itself gives to its samples (docking: confidence); none by default."""
         return {}

@@ -165,7 +165,8 @@ class Pipeline:
     def solve(
         self, batch: Samples, latents: Latents | None, request: Request = Request(), callback: Callback | None = None
     ) -> tuple[Any, int]:
-        """The reverse process of one batch under given latents: clean state, and network evaluations per sample.
+        """The reverse process of one batch under given latents: clean state as the domain finishes it, and network
+        evaluations per sample.
 
         Only seed, steps, sampler and guidance of ``request`` matter here.
         """
@@ -174,7 +175,8 @@ class Pipeline:
         sampler = request.sampler or self.sampler(defaults.sampler, defaults.options)
         state, times, streams = self.start(batch, self.steps_of(request), request.seed)
         score = self.field(batch, latents, request.guidance)
-        return sampler.run(score, state, times, streams, callback), score.nfe
+        clean = sampler.run(score, state, times, streams, callback)
+        return self.domain.finish(clean, batch), score.nfe
 
     def solve_in_pieces(
         self, batch: Samples, latents: Latents | None, request: Request, callback: Callback | None = None

@@ -133,7 +133,14 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> "Batch":
-        return self._map(lambda value: value.to(device))
+        """On a device. A copy from pinned memory to a GPU is only begun here: what the GPU does next waits for it."""
+        # From a GPU the copy must be waited for: the CPU would read what has not arrived.
+        begun = torch.device(device).type == "cuda"
+        return self._map(lambda value: value.to(device, non_blocking=begun))
+
+    def pin_memory(self) -> "Batch":
+        """In page-locked memory, which a GPU reads by itself; DataLoader calls this. Needs CUDA."""
+        return self._map(lambda value: value.pin_memory())
 
     def select(self, index: Tensor | slice) -> "Batch":
         """The samples at ``index``, in that order (repeats allowed)."""

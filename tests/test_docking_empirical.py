@@ -11,9 +11,9 @@ from rdkit import Chem
 from domains.docking.chemistry.ligand import ligand_from_mol
 from domains.docking.complex import Complex, Receptor, make_complex
 from domains.docking.dock.rescore import rescore
+from domains.docking.empirical.terms import WEIGHTS, empirical_terms, ligand_kinds, protein_kinds
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions
-from domains.docking.networks.empirical import WEIGHTS, empirical_terms, ligand_kinds, protein_kinds
 from domains.docking.networks.ranker import PoseRanker
 from tests.docking_support import crystal
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.docking_ranking import Pockets
 from core.checkpoint import read_manifest
 from core.config import RunConfig
 from core.errors import ConfigError, DataError
@@ -23,6 +24,7 @@ from core.pipeline import Pipeline
 from core.training.distributed import World
 from core.training.logs import read_jsonl
 from core.training.run import train
+from domains.docking.chemistry.pocket import Around
 from domains.docking.data import DockingDataset
 from domains.docking.domain import DockingDomain
 from domains.docking.evaluation import confidences
@@ -509,3 +511,15 @@ def test_figures_of_a_known_ranking() -> None:
         assert figure.low <= figure.value <= figure.high
     with pytest.raises(DataError, match="no complex"):
         ranking_figures([])
+
+
+def test_the_benchmark_ranks_poses_in_the_pockets_that_disco_dock_keeps(dataset: DockingDataset) -> None:
+    pockets = Pockets(dataset, 8.0, 2)
+    assert len(pockets.complexes) == 2
+    for each, whole in zip(pockets.complexes, dataset.complexes, strict=False):
+        truth = whole.ligand.coordinates
+        assert truth is not None
+        kept = whole.receptor.protein.crop(Around(truth, 8.0))
+        np.testing.assert_array_equal(each.receptor.protein.origin, kept.origin)
+        atoms = each.graph["atom"].pos.double().numpy() + each.receptor.centre
+        np.testing.assert_allclose(atoms, kept.positions, atol=1e-4)

@@ -1,20 +1,30 @@
 """Random crops for training, and blind docking into the surroundings of predicted sites."""
 
+import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from core.errors import RequestError
+from core.pipeline import Pipeline
+from domains.docking import regions as regions_module
 from domains.docking.chemistry.pocket import Around, Sphere
 from domains.docking.complex import Complex, Receptor, make_complex
-from domains.docking.config import CropConfig
+from domains.docking.config import CropConfig, QuirksConfig
 from domains.docking.crops import cut, random_crop, surroundings
+from domains.docking.dock.result import DockingResult
 from domains.docking.graph import ATOM_NEAR, NEAR
+from domains.docking.pipeline import DockingPipeline
 from domains.docking.regions import allotted, in_site, regions, whole_code
+from domains.docking.request import DockingRequest
+from domains.docking.sites import finder as finder_module
 from domains.docking.sites.config import SitesConfig
 from domains.docking.sites.network import SiteNet
+from tests.docking_models import LIGANDS, protein, save_model, site
 from tests.docking_support import crystal
 
 
@@ -144,3 +154,42 @@ def test_confidence_in_a_site_is_a_product_of_probabilities() -> None:
     confidence, likely = np.array([0.0, 2.0, -3.0]), np.array([0.5, 0.9, 0.2])
     found = 1 / (1 + np.exp(-in_site(confidence, likely)))
     np.testing.assert_allclose(found, likely / (1 + np.exp(-confidence)), rtol=1e-12)
+
+
+def test_a_library_is_docked_into_sites_that_were_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library.smi").write_text("".join(f"{LIGANDS[name]} {name}\n" for name in ("ring", "chain")))
+    pipeline = Pipeline.from_pretrained(save_model(tmp_path / "model", overrides=["model.sites.width=8"]), "cpu")
+    assert isinstance(pipeline, DockingPipeline)
+    searches, search = [], finder_module.find_sites
+
+    def watched(*asked: Any) -> Any:
+        searches.append(asked)
+        return search(*asked)
+
+    def docked() -> list[DockingResult]:
+        found = list(pipeline.dock_each(protein("1bvi"), tmp_path / "library.smi", poses=3))
+        return [each for each in found if isinstance(each, DockingResult)]
+
+    monkeypatch.setattr(finder_module, "find_sites", watched)
+    kept = docked()
+    assert (len(kept), len(searches)) == (2, 1)
+    monkeypatch.setattr(regions_module, "known_sites", watched)
+    fresh = docked()
+    assert len(searches) == 1 + 2
+    for one, other in zip(kept, fresh, strict=True):
+        assert [pose.site for pose in one.poses] == [pose.site for pose in other.poses]
+        assert [pose.confidence for pose in one.poses] == [pose.confidence for pose in other.poses]
+        for pose, same in zip(one.poses, other.poses, strict=True):
+            np.testing.assert_array_equal(pose.positions, same.positions)
+
+
+def test_a_request_for_a_whole_protein_says_who_finds_sites(caplog: pytest.LogCaptureFixture) -> None:
+    asked = {"protein": protein("1bvi"), "ligand": "CCO"}
+    with caplog.at_level(logging.WARNING, "disco"):
+        DockingRequest.parse(asked).complexes(QuirksConfig())
+        DockingRequest.parse({**asked, **site("1bvi")}).complexes(QuirksConfig(), finder=True)
+        assert not caplog.records
+        DockingRequest.parse(asked).complexes(QuirksConfig(), finder=True)
+    assert "use disco dock" in caplog.text

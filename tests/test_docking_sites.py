@@ -1,27 +1,36 @@
 """Binding-site finder: points, features, labels, sites, training."""
 
+import gc
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
 
+from benchmarks.docking_sites import read_network
+from core.errors import CheckpointError
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
 from domains.docking.chemistry.ligand import read_ligand
 from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.sites import finder
 from domains.docking.sites.calibration import calibrate, fit_calibration
 from domains.docking.sites.config import SitesConfig
 from domains.docking.sites.features import N_FEATURES, NEIGHBOURS, PointCloud, point_cloud, point_features
-from domains.docking.sites.finder import clusters, find_sites, point_shares
+from domains.docking.sites.finder import clusters, find_sites, known_sites, point_shares
 from domains.docking.sites.labels import ligand_copies, touched
 from domains.docking.sites.measures import hit_rates, random_distances, random_hit_rates, site_distances, wilson
 from domains.docking.sites.network import RunningScale, SiteNet
 from domains.docking.sites.points import PROBE_DISTANCE, SPACING, sphere, surface_points
 from domains.docking.sites.training import SitesStage, example, site_losses
+from tests.docking_models import save_model
 from tests.docking_support import DATA, crystal, places
 
 MEAN_DIRECTION = slice(4 * 22 + 21, 4 * 22 + 21 + 4)  # lengths of the mean directions, by shell
@@ -181,6 +190,58 @@ def test_found_sites_turn_with_the_protein_and_come_out_the_same_twice() -> None
     assert all(site.residues and 0 < site.probability < 1 for site in sites)
 
 
+def small_protein(residues: int = 20) -> Protein:
+    _, protein = crystal()
+    return protein.keep(np.arange(protein.n_residues) < residues)
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[Protein]:
+    """The proteins that are searched for sites."""
+    seen: list[Protein] = []
+    search: Callable[..., Any] = finder.find_sites
+
+    def watched(network: SiteNet, protein: Protein, count: int) -> Any:
+        seen.append(protein)
+        return search(network, protein, count)
+
+    monkeypatch.setattr(finder, "find_sites", watched)
+    return seen
+
+
+def test_a_protein_is_searched_once_per_network_and_number_of_sites(searches: list[Protein]) -> None:
+    one, other, net = small_protein(), small_protein(), network()
+    first = known_sites(net, one, 2)
+    assert known_sites(net, one, 2) is first
+    assert searches == [one]
+    assert len(known_sites(net, one, 1)) == 1
+    assert known_sites(net, other, 2)[0].score == first[0].score
+    assert known_sites(network(1), one, 2)[0].score != first[0].score
+    assert searches == [one, one, other, one]
+
+
+def test_new_weights_give_new_sites(searches: list[Protein]) -> None:
+    protein, net = small_protein(), network()
+    first = known_sites(net, protein, 2)
+    net.load_state_dict(network(1).state_dict())
+    assert known_sites(net, protein, 2)[0].score == known_sites(network(1), protein, 2)[0].score != first[0].score
+    before = known_sites(net, protein, 2)[0].probability
+    calibrate(net, [(protein, protein.positions[:1])])
+    assert known_sites(net, protein, 2)[0].probability != before
+
+
+def test_known_sites_keep_neither_protein_nor_network() -> None:
+    protein, net = small_protein(), network()
+    known_sites(net, protein, 1)
+    alive = [ref(protein), ref(net)]
+    del protein
+    gc.collect()
+    assert [each() is None for each in alive] == [True, False]
+    del net
+    gc.collect()
+    assert [each() is None for each in alive] == [True, True]
+
+
 @pytest.mark.parametrize("residues", [1, 2, 5])
 def test_the_smallest_proteins_have_a_site(residues: int) -> None:
     _, protein = crystal()
@@ -281,3 +342,14 @@ def test_calibrating_changes_probabilities_only() -> None:
     after = find_sites(net, protein, 2)
     assert [site.score for site in after] == [site.score for site in before]
     assert [site.probability for site in after] != [site.probability for site in before]
+
+
+def test_the_benchmark_takes_the_finder_of_the_manifest(tmp_path: Path) -> None:
+    settings = ("model.sites.width=8", "model.sites.rounds=1", "model.sites.site_radius=6.0")
+    read = read_network(save_model(tmp_path / "model", overrides=settings, parts=("sites",)))
+    assert (read.config.width, read.config.rounds, read.config.site_radius) == (8, 1, 6.0)
+    weights = load((tmp_path / "model" / "sites.safetensors").read_bytes())
+    assert all(torch.equal(value, weights[name]) for name, value in read.state_dict().items())
+    assert not read.training
+    with pytest.raises(CheckpointError, match="has no site finder"):
+        read_network(save_model(tmp_path / "other", parts=("denoiser",)))

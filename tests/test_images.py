@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import DataError
-from core.pipeline import Pipeline
+from core.pipeline import Generated, Pipeline
 from core.types import Batch, Latents
 from domains.images.data import load_images
-from domains.images.domain import ImageDomain
+from domains.images.domain import ImageDomain, enlargement
 from domains.images.metrics import class_accuracy, evaluate_images, hidden_features
 from domains.images.networks.adm import DhariwalUNet
 from domains.images.torchvision_shim import import_timm
@@ -181,6 +181,15 @@ def test_a_grid_is_laid_out_row_by_row_on_white() -> None:
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 1, (10, 10)), (5, 5, (10, 46)), (6, 5, (19, 46))])
 def test_a_grid_is_as_large_as_it_must_be(count: int, columns: int, shape: tuple[int, int]) -> None:
     assert grid(torch.zeros(count, 1, 8, 8), columns).shape[1:] == shape
+
+
+@pytest.mark.parametrize(("pixels", "scale"), [(1, 48), (8, 6), (28, 2), (47, 2), (48, 1), (64, 1), (256, 1)])
+def test_small_images_are_enlarged_and_large_ones_left_alone(tmp_path: Path, pixels: int, scale: int) -> None:
+    assert enlargement(pixels) == scale
+    images = torch.zeros(2, 1, pixels, pixels)
+    path = domain().write(Generated({"x": images}, Batch(torch.arange(2)), None, 0), tmp_path)[0]
+    assert path.name == "grid.png"
+    assert Image.open(path).size == ((2 * (pixels + 1) + 1) * scale, (pixels + 2) * scale)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -205,3 +205,34 @@ def test_code_in_a_state_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_newest(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+def started(folder: Path, base: Path, steps: int, *overrides: str, stage: str = "denoiser") -> Path:
+    """Train a run whose ``stage`` starts from another model; its model folder."""
+    own = [f"train.{stage}.initial={base}", f"train.{stage}.steps={steps}", f"train.{stage}.checkpoint_every=2"]
+    return train(tiny_config("toy", [*own, *overrides]), folder, quiet=True)
+
+
+def test_a_run_goes_on_without_the_model_it_started_from(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(trained("toy"), base)
+    whole = started(tmp_path / "whole", base, steps=8)
+    started(tmp_path / "run", base, steps=4)
+    shutil.rmtree(base)
+    assert read_manifest(started(tmp_path / "run", base, steps=8)).weights == read_manifest(whole).weights
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        started(tmp_path / "new", base, steps=8)
+
+
+def test_a_stage_that_starts_over_starts_from_the_other_model_again(
+    trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(trained("toy"), base)
+    longer = "train.denoiser.steps=16"
+    fresh = started(tmp_path / "fresh", base, 4, longer, stage="prior")
+    started(tmp_path / "run", base, 4, stage="prior")
+    again = started(tmp_path / "run", base, 4, longer, stage="prior")  # the prior's encoder is another one now
+    assert read_manifest(again).weights == read_manifest(fresh).weights
+    assert curve(tmp_path / "run", "prior") == curve(tmp_path / "fresh", "prior")

@@ -198,8 +198,7 @@ class Trainer:
             data,  # type: ignore[arg-type]
             batch_size=None,
             sampler=numbers,
-            num_workers=self.config.workers,
-            worker_init_fn=_ignore_signals,
+            **loader_options(self.world.device, self.config.workers),
         )
         return iter(loader)
 
@@ -271,6 +270,15 @@ class Trainer:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def loader_options(device: torch.device, workers: int) -> dict[str, Any]:
+    """How DataLoader brings batches to a device from ``workers`` processes, at least 1.
+
+    For a GPU a thread takes them from the processes into pinned memory, while the step before them runs. Batches that
+    have no ``pin_memory`` stay where they are.
+    """
+    return {"num_workers": workers, "pin_memory": device.type == "cuda", "worker_init_fn": _ignore_signals}
 
 
 def _ignore_signals(worker: int) -> None:

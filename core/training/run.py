@@ -22,6 +22,7 @@ from core.training.distributed import World, start_world, stop_world
 from core.training.ema import EMA
 from core.training.loop import Trainer, TrainingJob
 from core.training.stage import build_stage, stage_names
+from core.training.state import goes_on
 
 logger = logging.getLogger("disco")
 CONFIG = "config.yaml"
@@ -64,7 +65,7 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
     torch.default_generator.manual_seed(derive_key(config.seed, f"init/{name}")[0])
     stage = build_stage(name, domain, trained)
     initial = config.stage(name).initial
-    if initial:
+    if initial and not goes_on(folder / "state" / name, built_on):
         _start_from(find_model(initial), stage)
     samples = stage.prepare(dataset, folder, world)
     trainer = Trainer(TrainingJob(stage, samples, config.stage(name), folder, config.seed, world, quiet, built_on))

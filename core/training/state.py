@@ -3,6 +3,7 @@
 import logging
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Non
     write_atomically(_path(folder, step), lambda temporary: torch.save(content, temporary))
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         old.unlink()
+
+
+def goes_on(folder: Path, built_on: Mapping[str, str]) -> bool:
+    """Whether there is a state to go on from, of a stage built on these networks. Errors as ``load_newest``."""
+    state = load_newest(folder)
+    return state is not None and state["built_on"] == dict(built_on)
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:

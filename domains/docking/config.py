@@ -192,6 +192,13 @@ class RegionsConfig(Section):
     margin: PositiveFloat = 8.0
 
 
+class RelaxConfig(Section):
+    """Every sampled pose is relaxed in AutoDock Vina's field before it is ranked or handed out: the ligand as a whole
+    and its torsions go so many ``steps`` downhill."""
+
+    steps: PositiveInt = 40
+
+
 class DockingConfig(Section):
     """The ``model`` section of docking runs. Defaults are DisCo-DiffDock-S's, without its language model.
 
@@ -199,7 +206,8 @@ class DockingConfig(Section):
     language_dim: width of the residue embeddings that the networks read, 0 for none (ESM-2 650M: 1280); language:
     folder of that language model; prior_freeze: optimiser steps in which the weights of the prior's copy of the
     denoiser stay as they are (its running statistics do not); time_dim, time_scale: embedding of the time;
-    sites: the finder of binding sites, None for models that dock into whole proteins.
+    sites: the finder of binding sites, None for models that dock into whole proteins;
+    relax: what happens to sampled poses, None: nothing.
     """
 
     data: DataConfig = DataConfig()
@@ -215,6 +223,7 @@ class DockingConfig(Section):
     time_scale: PositiveFloat = 1000.0
     sites: SitesConfig | None = None
     regions: RegionsConfig = RegionsConfig()
+    relax: RelaxConfig | None = None
     prior_freeze: int = Field(default=0, ge=0)
     evaluation: EvaluationConfig = EvaluationConfig()
 

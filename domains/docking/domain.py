@@ -17,6 +17,7 @@ from domains.docking.batch import DockingBatch
 from domains.docking.complex import Complex
 from domains.docking.config import DockingConfig
 from domains.docking.data import DockingDataset
+from domains.docking.empirical.relax import relaxed
 from domains.docking.evaluation import Evaluation, confidences, figures_of, judge
 from domains.docking.geometry import DockingGeometry
 from domains.docking.language import LanguageModel
@@ -173,12 +174,20 @@ class DockingDomain(Domain):
         complexes in turn. Without any: those of the validation split. Raises RequestError."""
         complexes: Sequence[Complex] = spec.pop("complexes", ())
         if spec:
-            complexes = DockingRequest.parse(spec).complexes(self.model.quirks, self.language())
+            asked, finder = DockingRequest.parse(spec), self.model.sites is not None
+            complexes = asked.complexes(self.model.quirks, self.language(), finder=finder)
         chosen = tuple(complexes or self.dataset("val").complexes)
         numbers = [int(i) for i in ids]
         if spec and len(numbers) < len(chosen):
             logger.warning("%d samples for %d ligands: the others get no pose", len(numbers), len(chosen))
         return DockingBatch(torch.tensor(numbers), chosen, tuple(i % len(chosen) for i in numbers))
+
+    def finish(self, samples: Pose, batch: DockingBatch) -> Pose:
+        """Relaxed poses, in models that are set to it."""
+        settings = self.model.relax
+        if settings is None:
+            return samples
+        return relaxed(batch.structure(samples.positions.dtype), samples, settings.steps)
 
     def evaluate(self, samples: Pose, batch: Any) -> dict[str, float]:
         of_complex: dict[int, list[int]] = {}

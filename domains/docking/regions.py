@@ -14,7 +14,7 @@ from core.pipeline import Pipeline
 from domains.docking.chemistry.pocket import Sphere
 from domains.docking.complex import Complex
 from domains.docking.crops import cut
-from domains.docking.sites.finder import SitePrediction, find_sites
+from domains.docking.sites.finder import SitePrediction, known_sites
 from domains.docking.sites.network import SiteNet
 
 
@@ -48,7 +48,7 @@ def regions(each: Complex, network: SiteNet | None, samples: int, sites: int, ma
     receptor = each.receptor
     if network is None or receptor.protein.n_residues < receptor.whole.n_residues:
         return [Region(each, 0, samples)]
-    found = find_sites(network, receptor.whole, sites)
+    found = known_sites(network, receptor.whole, sites)
     shares = allotted(np.array([site.score for site in found]), samples)
     place = each.graph["ligand"].pos.numpy()
     reach = float(np.linalg.norm(place - place.mean(axis=0), axis=1).max())

@@ -19,6 +19,10 @@ from domains.docking.language import LanguageModel
 
 logger = logging.getLogger("disco")
 Triple = tuple[float, float, float]
+WHOLE = (
+    "%s: no pocket was given, and this model docks well into surroundings of binding sites only, which are not looked "
+    "for here: give pocket= or center=, or use disco dock, which finds them"
+)
 
 
 def _numbers(value: Any) -> Any:
@@ -97,11 +101,16 @@ class DockingRequest(Site):
     ligand: str
     template: str | None = None
 
-    def complexes(self, quirks: QuirksConfig, language: LanguageModel | None = None) -> list[Complex]:
+    def complexes(
+        self, quirks: QuirksConfig, language: LanguageModel | None = None, *, finder: bool = False
+    ) -> list[Complex]:
         """All ligands with the protein, which is prepared once. What was changed on the way, and records that cannot be
-        used, are logged. Raises RequestError for a protein that cannot be used or where no ligand can."""
+        used, are logged; so is a whole protein where ``finder``, for a model that docks into sites that it first finds.
+        Raises RequestError for a protein that cannot be used or where no ligand can."""
         ligands = read_ligands(self.ligand, self.template, raw_chirality=quirks.raw_chirality)
         pocket, whole = self.region(), read_protein(self.protein)
+        if pocket is None and finder:
+            logger.warning(WHOLE, self.protein.name)
         protein = whole if pocket is None else whole.crop(pocket)
         for note in protein.notes:
             logger.info("%s: %s", self.protein.name, note)

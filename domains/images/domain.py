@@ -22,8 +22,14 @@ from domains.images.networks.uvit import UViT, UViTSettings
 from domains.images.write import grid, save_png, write_images
 
 DIGITS = "digits"
-GRID_COLUMNS, GRID_SCALE = 10, 6
+COLUMNS = 10  # of a sheet of images, at most, where nothing else is asked for
+VISIBLE = 48  # pixels per side: smaller images are enlarged
 NETWORKS: Mapping[type, type] = {ADMSettings: DhariwalUNet, SongSettings: SongUNet, UViTSettings: UViT}
+
+
+def enlargement(width: int) -> int:
+    """Whole factor that makes images of ``width`` pixels easily visible; 1 where they are so already."""
+    return -(-VISIBLE // width)
 
 
 class ImageDomain(FlatDomain):
@@ -96,8 +102,8 @@ class ImageDomain(FlatDomain):
     def write(self, result: Generated, out: Path) -> list[Path]:
         images = result.state["x"]
         write_images(images, result.batch.ids.tolist(), out / "images")
-        columns = max(1, min(GRID_COLUMNS, result.batch.size))
-        return [save_png(grid(images, columns), out / "grid.png", GRID_SCALE), out / "images"]
+        columns = max(1, min(COLUMNS, result.batch.size))
+        return [save_png(grid(images, columns), out / "grid.png", enlargement(images.shape[-1])), out / "images"]
 
     def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
         from domains.images.pictures import draw

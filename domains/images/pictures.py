@@ -19,13 +19,12 @@ from core.latents import CodeUsage, code_usage
 from core.pipeline import Pipeline, Request
 from core.reports import real_batch
 from core.types import Latents, Samples
+from domains.images.domain import COLUMNS, enlargement
 from domains.images.networks.tokens import LatentTokens
 from domains.images.write import as_image, grid, save_png, to_bytes
 
 logger = logging.getLogger("disco")
 ROWS = 4
-COLUMNS = 10  # at most, where nothing else is asked for
-VISIBLE = 48  # pixels per side: smaller images are enlarged
 NEAREST = 4
 ADVICE = {
     "none": "this model has no latents: 'disco sample' and 'disco diagnose' show what it makes",
@@ -131,7 +130,7 @@ def draw(
     """
     domain = image_domain(pipeline)
     sheets = Sheets(pipeline, columns or min(COLUMNS, domain.classes or COLUMNS), seed)
-    scale = scale or -(-VISIBLE // domain.shapes["x"][-1])
+    scale = scale or enlargement(domain.shapes["x"][-1])
     files = []
 
     def save(name: str, images: Tensor) -> None:

@@ -34,7 +34,7 @@ ERRORS = (DiscoError, RuntimeError, ArithmeticError, AssertionError, LookupError
 
 @dataclass(frozen=True, eq=False)
 class Docked:
-    """The poses of one complex as sampled, in the order of their numbers.
+    """The poses of one complex as the model gives them, in the order of their numbers.
 
     positions: [P, n, 3] Angstrom in the frame of the protein's file; codes: [P, M] of the latents, None without;
     confidence: [P], None in a model without; frames: [P, steps + 1, n, 3], only where asked for; seconds: its share;

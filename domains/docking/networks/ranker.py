@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from domains.docking.empirical.terms import TERMS, WEIGHTS, empirical_terms
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions, Inputs
 from domains.docking.networks.build import make_backbone
-from domains.docking.networks.empirical import TERMS, WEIGHTS, empirical_terms
 from domains.docking.networks.nearest import nearest
 from domains.docking.networks.vector import mean_of
 

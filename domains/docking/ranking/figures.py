@@ -1,25 +1,16 @@
 """How well scores rank poses: areas under ROC curves, and what the best-scored pose is worth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 from core.errors import DataError
+from domains.docking.metrics.table import Interval
 
 # Scores [p] and RMSD [p] (Angstrom) of the poses of a complex. "_": complexes differ in their number of poses.
 Scored = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure with its bootstrap interval (95 %, over complexes)."""
-
-    value: float
-    low: float
-    high: float
 
 
 def auroc(scores: Float[np.ndarray, " p"], good: Bool[np.ndarray, " p"]) -> float:
@@ -33,7 +24,7 @@ def auroc(scores: Float[np.ndarray, " p"], good: Bool[np.ndarray, " p"]) -> floa
 
 def ranking_figures(
     complexes: Sequence[Scored], threshold: float = 2.0, resamples: int = 1000, seed: int = 0
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     """Figures of "RMSD below ``threshold``" over the poses of every complex.
 
     ``auroc pooled``; ``auroc within``: mean over the complexes with good and bad poses; shares of complexes whose pose
@@ -74,11 +65,11 @@ def _row(scores: Float[np.ndarray, " p"], good: Bool[np.ndarray, " p"]) -> tuple
     return auroc(scores, good), float(good.mean()), float(best), float(good.any())
 
 
-def _figure(figure: Callable[[np.ndarray], float], draws: np.ndarray) -> Figure:
+def _figure(figure: Callable[[np.ndarray], float], draws: np.ndarray) -> Interval:
     values = np.array([figure(chosen) for chosen in draws])
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
-    return Figure(figure(np.arange(draws.shape[1])), float(low), float(high))
+    return Interval(figure(np.arange(draws.shape[1])), float(low), float(high))
 
 
 def _mean(values: np.ndarray) -> float:

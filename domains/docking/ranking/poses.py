@@ -157,7 +157,7 @@ def _noisy(
     chosen = replace(batch.select(first), ids=ids)
     times = torch.linspace(0, config.noise_time, config.noisy).repeat(len(numbers)).to(ids.device)
     streams = SampleStreams(pipeline.config.seed, ids, "noisy poses", ids.device)
-    state = pipeline.geometry.corrupt(chosen.clean, times, streams).state
+    state = pipeline.domain.finish(pipeline.geometry.corrupt(chosen.clean, times, streams).state, chosen)
     return [pose_positions(state, chosen, row) for row in range(chosen.size)]
 
 

@@ -1,7 +1,9 @@
 """Binding sites out of the network's opinion on single points."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,6 +33,22 @@ class SitePrediction:
     probability: float
     points: Float64[np.ndarray, "k 3"]
     residues: tuple[int, ...]
+
+
+_Answer = tuple[tuple[int, ...], tuple[SitePrediction, ...]]  # what was asked, and what was found
+_ANSWERS: WeakKeyDictionary[SiteNet, WeakKeyDictionary[Protein, _Answer]] = WeakKeyDictionary()
+
+
+def known_sites(network: SiteNet, protein: Protein, count: int = 5) -> tuple[SitePrediction, ...]:
+    """``find_sites``, looked for once per protein of a library: the last answer on a protein is kept for as long as
+    protein and network live, and holds while the weights and ``count`` stay what they were."""
+    weights = chain(network.parameters(), network.buffers())
+    asked = (count, *(number for w in weights for number in (w._version, w.data_ptr())))
+    answers = _ANSWERS.setdefault(network, WeakKeyDictionary())
+    found = answers.get(protein)
+    if found is None or found[0] != asked:
+        found = answers[protein] = (asked, find_sites(network, protein, count))
+    return found[1]
 
 
 def find_sites(network: SiteNet, protein: Protein, count: int = 5) -> tuple[SitePrediction, ...]:

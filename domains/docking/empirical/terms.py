@@ -1,5 +1,4 @@
-"""AutoDock Vina's empirical terms between ligand and protein atoms, as features (Trott & Olson 2010,
-https://doi.org/10.1002/jcc.21334).
+"""AutoDock Vina's empirical terms between atoms (Trott & Olson 2010, https://doi.org/10.1002/jcc.21334).
 
 With d the distance of two heavy atoms less their radii, in Angstrom: two attractive Gaussians, exp(-(d / 0.5)^2) and
 exp(-((d - 3) / 2)^2); repulsion, d^2 below 0; hydrophobic contact, 1 below 0.5 and falling to 0 at 1.5, of two
@@ -41,33 +40,66 @@ class Kinds:
     acceptor: Bool[Tensor, " n"]
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """What the terms ask of pairs of atoms: the sum of radii in Angstrom, and whether they are both hydrophobic or may
+    share a hydrogen. Fields have the shape of the pairs."""
+
+    radius: Tensor
+    hydrophobic: Tensor
+    bond: Tensor
+
+    @staticmethod
+    def of(first: Kinds, second: Kinds, index: tuple[Tensor, Tensor]) -> "Pairs":
+        """index: numbers of the atoms on either side, of shapes that broadcast to that of the pairs."""
+        i, j = index
+        return Pairs(
+            first.radius[i] + second.radius[j],
+            first.hydrophobic[i] & second.hydrophobic[j],
+            (first.donor[i] & second.acceptor[j]) | (first.acceptor[i] & second.donor[j]),
+        )
+
+
+def pair_terms(gap: Tensor, pairs: Pairs) -> tuple[Tensor, ...]:
+    """The five terms of pairs whose distance less their radii is ``gap``, Angstrom."""
+    return (
+        (-((gap / 0.5) ** 2)).exp(),
+        (-(((gap - 3) / 2) ** 2)).exp(),
+        gap.clamp_max(0) ** 2,
+        (1.5 - gap).clamp(0, 1) * pairs.hydrophobic,
+        (-gap / 0.7).clamp(0, 1) * pairs.bond,
+    )
+
+
+def pair_energies(gap: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Their weighted sum, kcal/mol, and its derivative by the gap, kcal/mol/A."""
+    near, far, overlap, oily, bond = pair_terms(gap, pairs)
+    first, second, third, fourth, fifth = WEIGHTS
+    energy = first * near + second * far + third * overlap + fourth * oily + fifth * bond
+    slope = (
+        first * near * (-8 * gap)
+        + second * far * ((3 - gap) / 2)
+        + third * 2 * gap.clamp_max(0)
+        - fourth * ((gap > 0.5) & (gap < 1.5) & pairs.hydrophobic)
+        - fifth / 0.7 * ((gap > -0.7) & (gap < 0) & pairs.bond)
+    )
+    return energy, slope
+
+
 def empirical_terms(complexes: Structure, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 5"]:
     """The five terms of every ligand atom, summed over the protein atoms within 8 A.
 
     Raises ValueError where the graphs have no protein atoms.
     """
-    places = complexes.protein_positions
-    if places is None:
-        raise ValueError("these graphs were built without protein atoms")
     mine, theirs = ligand_kinds(complexes), protein_kinds(complexes)
+    places = complexes.protein_positions
+    assert places is not None
     near = nearest(
         positions, (complexes.atom_sample, complexes.atom_slot), places, complexes.protein_slot, complexes.size,
         NEIGHBOURS, REACH,
     )  # fmt: skip
-    other = near.index
-    gap = near.distance - mine.radius[:, None] - theirs.radius[other]
-    hydrophobic = mine.hydrophobic[:, None] & theirs.hydrophobic[other]
-    bond = (mine.donor[:, None] & theirs.acceptor[other]) | (mine.acceptor[:, None] & theirs.donor[other])
-    terms = torch.stack(
-        [
-            (-((gap / 0.5) ** 2)).exp(),
-            (-(((gap - 3) / 2) ** 2)).exp(),
-            gap.clamp_max(0) ** 2,
-            (1.5 - gap).clamp(0, 1) * hydrophobic,
-            (-gap / 0.7).clamp(0, 1) * bond,
-        ],
-        dim=2,
-    )
+    pairs = Pairs.of(mine, theirs, (torch.arange(len(positions), device=positions.device)[:, None], near.index))
+    terms = torch.stack(pair_terms(near.distance - pairs.radius, pairs), dim=2)
     return (terms * near.real[..., None]).sum(1)
 
 
@@ -83,11 +115,11 @@ def ligand_kinds(complexes: Structure) -> Kinds:
 
 
 def protein_kinds(complexes: Structure) -> Kinds:
-    """Of the proteins' atoms, by residue and atom name."""
-    x, near = complexes.protein_atoms, complexes.protein_near
+    """Of the proteins' atoms, by residue and atom name. Raises ValueError where the graphs have none."""
+    bonded, x, near = complexes.protein_bonded, complexes.protein_atoms, complexes.protein_near
     assert x is not None
     assert near is not None
-    i, j = near[:, complexes.protein_bonded]
+    i, j = near[:, bonded]
     donor, acceptor = (table.to(x.device)[x[:, 0], x[:, 3]] for table in _names())
     return _kinds(x[:, 1] + 1, i, j, donor, acceptor)
 
