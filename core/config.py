@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Backend = Literal["inductor", "cudagraphs", "aot_eager"]  # of torch.compile; the last generates no code
 
 
 class Section(BaseModel):
@@ -98,7 +99,7 @@ class SamplingConfig(Section):
     """Defaults of generation; every one can be overridden per request.
 
     guidance, class_guidance: extra strength (core/guidance.py); guidance_interval: noise levels (low, high] at which
-    guidance acts, everywhere by default.
+    guidance acts, everywhere by default; compile: backend of ``torch.compile`` for the denoiser, as in ``StageConfig``.
     """
 
     sampler: str = "heun"
@@ -109,6 +110,7 @@ class SamplingConfig(Section):
     guidance_interval: tuple[float, float] | None = None
     prior_temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
+    compile: Backend | None = None
 
 
 class EMAConfig(Section):
@@ -126,7 +128,9 @@ class StageConfig(Section):
     precision: bf16 and fp16 act on CUDA only, elsewhere float32 is used; clip: gradient norm, 0 = off;
     workers: loader processes, 0 = load in the training process, while a GPU waits; initial: a model folder whose
     networks of the same name this stage starts from, None for random ones (weights that it does not have, as those of
-    added layers, are random). It is read before the first step only, not when the run goes on.
+    added layers, are random). It is read before the first step only, not when the run goes on; compile: backend of
+    ``torch.compile`` for the networks of the stage (``inductor``, which needs a C++ compiler on a CPU), None to run
+    them as they are. It pays where shapes stay the same: images, not docking.
     """
 
     initial: str | None = None
@@ -145,6 +149,7 @@ class StageConfig(Section):
     checkpoint_every: PositiveInt = 1000
     keep: PositiveInt = 2
     workers: int = Field(default=0, ge=0)
+    compile: Backend | None = None
 
 
 class RunConfig(Section):

@@ -86,6 +86,8 @@ class Pipeline:
         self.domain, self.config, self.device = domain, domain.config, torch.device(device)
         self.geometry = domain.geometry()
         self.networks = {name: net.to(self.device).eval().requires_grad_(False) for name, net in networks.items()}
+        if self.config.sampling.compile:
+            self.networks["denoiser"].compile(backend=self.config.sampling.compile)
         self.space: LatentSpace | None = None
         if self.config.latents.kind != "none":
             self.space = latent_space(self.config.latents)

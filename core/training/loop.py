@@ -106,6 +106,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step. Raises Interrupted on SIGTERM and SIGINT, TrainingError if the loss is not finite."""
         self.stage.train()
+        if self.config.compile:
+            for part in self.stage.parts().values():
+                part.compile(backend=self.config.compile)
         self.forward = self.world.wrap(self.stage)
         log, bar = self._open_log()
         batches = iter(self._batches())

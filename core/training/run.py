@@ -27,7 +27,7 @@ from core.training.state import goes_on
 logger = logging.getLogger("disco")
 CONFIG = "config.yaml"
 # Settings that may change when a run is resumed: they do not touch what has been trained so far.
-RESUMABLE = re.compile(r"train\.[^.]+\.(steps|log_every|checkpoint_every|keep|workers)")
+RESUMABLE = re.compile(r"train\.[^.]+\.(steps|log_every|checkpoint_every|keep|workers|compile)")
 
 
 def train(

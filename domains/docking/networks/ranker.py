@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from domains.docking.empirical.field import internal_energies
 from domains.docking.empirical.terms import TERMS, WEIGHTS, empirical_terms
 from domains.docking.graph import Structure
 from domains.docking.networks.backbone import BackboneOptions, Inputs
@@ -22,7 +23,8 @@ USUAL = (4.0, 50.0, 0.5, 1.0, 0.3)  # empirical terms of an atom of a true pose
 class PoseRanker(nn.Module):
     """Logits of "RMSD below a threshold" per pose (column 0 ranks); the same call as ``ConfidenceNet``.
 
-    empirical: it also hears the terms of Vina's scoring function, per atom and in all.
+    empirical: it also hears the terms of Vina's scoring function, per atom and in all, and Vina's energy within the
+    ligand.
     """
 
     def __init__(self, options: BackboneOptions, outputs: int, empirical: bool = False) -> None:
@@ -35,7 +37,7 @@ class PoseRanker(nn.Module):
             nn.Linear(width, width), nn.SiLU(),
         )  # fmt: skip
         self.head = nn.Sequential(
-            nn.Linear(2 * width + seen + 3 + empirical, width), nn.SiLU(), nn.Dropout(options.dropout),
+            nn.Linear(2 * width + seen + 3 + 2 * empirical, width), nn.SiLU(), nn.Dropout(options.dropout),
             nn.Linear(width, outputs),
         )  # fmt: skip
 
@@ -57,7 +59,8 @@ class PoseRanker(nn.Module):
         if terms is not None:
             energy = terms @ terms.new_tensor(WEIGHTS)
             total = energy.new_zeros(complexes.size).index_add_(0, complexes.atom_sample, energy)
-            whole.append((total / 10).asinh()[:, None])  # overlaps have energies of any size
+            inner = internal_energies(complexes, positions)
+            whole.append((torch.stack([total, inner], dim=1) / 10).asinh())  # overlaps have energies of any size
         result: Tensor = self.head(torch.cat([means, most, *whole], dim=1))
         return result
 
