@@ -45,10 +45,10 @@ class Field:
 
     def __call__(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " b"], Float[Tensor, "n 3"]]:
         """Energies [B] in kcal/mol, with the protein and within the ligand, and gradients [n, 3] in kcal/mol/A."""
-        energy, pull = _pairs(positions[:, None] - self.places, self.pairs)
+        energy, pull = _energies(positions[:, None] - self.places, self.pairs)
         energy, gradient = (energy * self.listed).sum(1), (pull * self.listed[..., None]).sum(1)
         total = energy.new_zeros(self.complexes.size).index_add_(0, self.complexes.atom_sample, energy)
-        energy, pull = _pairs(positions[self.first] - positions[self.second], self.own)
+        energy, pull = _energies(positions[self.first] - positions[self.second], self.own)
         total.index_add_(0, self.complexes.atom_sample[self.first], energy)
         gradient = gradient.index_add(0, self.first, pull).index_add(0, self.second, -pull)
         return total, gradient
@@ -57,7 +57,7 @@ class Field:
 def internal_energies(complexes: Structure, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " b"]:
     """Vina's energy [B] of pairs within every ligand, kcal/mol."""
     kinds, (first, second) = ligand_kinds(complexes), distant_pairs(complexes)
-    energy, _ = _pairs(positions[first] - positions[second], Pairs.of(kinds, kinds, (first, second)))
+    energy, _ = _energies(positions[first] - positions[second], Pairs.of(kinds, kinds, (first, second)))
     return energy.new_zeros(complexes.size).index_add_(0, complexes.atom_sample[first], energy)
 
 
@@ -78,7 +78,7 @@ def distant_pairs(complexes: Structure) -> tuple[Int[Tensor, " p"], Int[Tensor, 
     return start + first, start + second
 
 
-def _pairs(vector: Float[Tensor, "*p 3"], pairs: Pairs) -> tuple[Tensor, Tensor]:
+def _energies(vector: Float[Tensor, "*p 3"], pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Energies [...] of pairs within reach and their gradients [..., 3] by the vector between them."""
     distance = vector.square().sum(-1).add(1e-6).sqrt()
     energy, slope = pair_energies(distance - pairs.radius, pairs)

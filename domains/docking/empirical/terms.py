@@ -72,7 +72,7 @@ def pair_terms(gap: Tensor, pairs: Pairs) -> tuple[Tensor, ...]:
 
 
 def pair_energies(gap: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Their weighted sum, kcal/mol, and its derivative by the gap, kcal/mol/A."""
+    """The weighted sum of the five terms, kcal/mol, and its derivative by the gap, kcal/mol/A."""
     near, far, overlap, oily, bond = pair_terms(gap, pairs)
     first, second, third, fourth, fifth = WEIGHTS
     energy = first * near + second * far + third * overlap + fourth * oily + fifth * bond
