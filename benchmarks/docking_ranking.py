@@ -108,7 +108,7 @@ def measure(args: Any) -> None:
     about = {
         "networks": weights_digest(makers), "poses": args.poses, "steps": args.steps, "margin": args.margin,
         "split": args.split, "sampling": pipeline.config.sampling.model_dump(mode="json"),
-        "relax": None if model.relax is None else model.relax.model_dump(mode="json"),
+        **model.model_dump(mode="json", include={"relax"}),
     }  # fmt: skip
     store = PoseStore(args.poses_folder, about)
     store.open()

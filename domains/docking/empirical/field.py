@@ -4,16 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from domains.docking.empirical.terms import (
-    NEIGHBOURS,
-    REACH,
-    Pairs,
-    ligand_kinds,
-    pair_energies,
-    protein_kinds,
-)
+from domains.docking.empirical.terms import REACH, Pairs, ligand_kinds, near_pairs, pair_energies, protein_kinds
 from domains.docking.graph import Structure
-from domains.docking.networks.nearest import nearest
 
 BONDS_APART = 4  # atoms of a ligand that feel each other are at least so many bonds apart, as in Vina
 MARGIN = 2.0  # Angstrom: protein atoms so far beyond the reach are listed too, for ligands move on
@@ -33,15 +25,9 @@ class Field:
 
     def look_around(self, positions: Float[Tensor, "n 3"]) -> None:
         """List the protein atoms around every ligand atom anew."""
-        c = self.complexes
-        assert c.protein_positions is not None  # protein_kinds sees to it
-        near = nearest(
-            positions, (c.atom_sample, c.atom_slot), c.protein_positions, c.protein_slot, c.size, NEIGHBOURS,
-            REACH + MARGIN,
-        )  # fmt: skip
-        self.listed, self.places = near.real, c.protein_positions[near.index]
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.pairs = Pairs.of(self.mine, self.theirs, (rows, near.index))
+        near, self.pairs = near_pairs(self.complexes, self.mine, self.theirs, positions, REACH + MARGIN)
+        assert self.complexes.protein_positions is not None  # near_pairs sees to it
+        self.listed, self.places = near.real, self.complexes.protein_positions[near.index]
 
     def __call__(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " b"], Float[Tensor, "n 3"]]:
         """Energies [B] in kcal/mol, with the protein and within the ligand, and gradients [n, 3] in kcal/mol/A."""

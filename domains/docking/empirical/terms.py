@@ -15,7 +15,7 @@ from torch import Tensor
 
 from domains.docking.chemistry.features import ATOM_NAMES, HYBRIDIZATIONS, PROTEIN_ATOM_FEATURE_SIZES, RESIDUES
 from domains.docking.graph import Structure
-from domains.docking.networks.nearest import nearest
+from domains.docking.networks.nearest import Nearest, nearest
 
 TERMS = 5
 WEIGHTS = (-0.035579, -0.005156, 0.840245, -0.035069, -0.587439)  # kcal/mol, in the order of the terms
@@ -91,16 +91,24 @@ def empirical_terms(complexes: Structure, positions: Float[Tensor, "n 3"]) -> Fl
 
     Raises ValueError where the graphs have no protein atoms.
     """
-    mine, theirs = ligand_kinds(complexes), protein_kinds(complexes)
-    places = complexes.protein_positions
-    assert places is not None
-    near = nearest(
-        positions, (complexes.atom_sample, complexes.atom_slot), places, complexes.protein_slot, complexes.size,
-        NEIGHBOURS, REACH,
-    )  # fmt: skip
-    pairs = Pairs.of(mine, theirs, (torch.arange(len(positions), device=positions.device)[:, None], near.index))
+    near, pairs = near_pairs(complexes, ligand_kinds(complexes), protein_kinds(complexes), positions, REACH)
     terms = torch.stack(pair_terms(near.distance - pairs.radius, pairs), dim=2)
     return (terms * near.real[..., None]).sum(1)
+
+
+def near_pairs(
+    complexes: Structure, mine: Kinds, theirs: Kinds, positions: Float[Tensor, "n 3"], radius: float
+) -> tuple[Nearest, Pairs]:
+    """The protein atoms within ``radius`` Angstrom of every ligand atom, and what the terms ask of these pairs [n, K].
+
+    Raises ValueError where the graphs have no protein atoms.
+    """
+    slot, places = complexes.protein_slot, complexes.protein_positions
+    assert places is not None
+    ligand = (complexes.atom_sample, complexes.atom_slot)
+    near = nearest(positions, ligand, places, slot, complexes.size, NEIGHBOURS, radius)
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    return near, Pairs.of(mine, theirs, (rows, near.index))
 
 
 def ligand_kinds(complexes: Structure) -> Kinds:

@@ -57,7 +57,7 @@ class RankingStage(Stage):
             "networks": weights_digest(networks), "data": data, "seed": run.seed,
             "sampling": run.sampling.model_dump(mode="json"), "latents": run.latents.model_dump(mode="json"),
             "ranking": self.config.model_dump(mode="json", include=MADE_WITH),
-            "relax": None if model.relax is None else model.relax.model_dump(mode="json"),
+            **model.model_dump(mode="json", include={"relax"}),
             "crop": None if model.data.crop is None else model.data.crop.model_dump(mode="json"),
         }  # fmt: skip
         store = PoseStore(folder / "state" / "poses", about)
