@@ -146,6 +146,8 @@ def test_losses_and_the_gradients_of_all_parameters_equal_edms(name: str, kind: 
             assert math.isnan(expected), f"{key} has no gradient here"
         else:
             assert float(gradient.double().norm()) == pytest.approx(expected, rel=tolerance), key
+    ours = [math.nan if (slope := parameters[key].grad) is None else float(slope.double().norm()) for key in names]
+    assert error(torch.tensor(ours).nan_to_num(), norms.float().nan_to_num()) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", NAMES)
