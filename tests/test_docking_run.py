@@ -147,16 +147,17 @@ def ended(child: int) -> bool:
 
 
 def group(leader: int) -> list[int]:
-    """Processes of a group that are not dead, from /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    """Processes of a group with a thread that is not dead, from /proc: the first thread of a killed process may be gone
+    while another still holds its files, and with them the lock of a run."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/task/*/stat"):
         try:
             state, _, of = path.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(of) == leader and state not in "ZX":
-            found.append(int(path.parent.name))
-    return found
+            found.add(int(path.parts[2]))
+    return sorted(found)
 
 
 def test_the_command_killed_with_its_processes_at_work_goes_on(
