@@ -1,5 +1,6 @@
 """The confidence model that is trained: its poses, its losses, its stage in a run, and the figures of its ranking."""
 
+import io
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from benchmarks.docking_ranking import Pockets
@@ -32,10 +34,13 @@ from domains.docking.graph import Structure
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.ranker import PoseRanker, surroundings
 from domains.docking.ranking.data import PoseDataset, choose
+from domains.docking.ranking.decoys import decoy_regions
 from domains.docking.ranking.figures import auroc, ranking_figures
 from domains.docking.ranking.losses import pair_losses, ranking_losses, soft_labels
 from domains.docking.ranking.poses import LabelledPoses, PoseStore, make_all, make_poses
 from domains.docking.ranking.stage import RankingStage, take_over
+from domains.docking.sites.finder import find_sites
+from domains.docking.sites.network import SiteNet
 from tests.docking_models import forked, wait_for
 from tests.support import streams, tiny_config
 
@@ -43,6 +48,9 @@ COARSE = [
     "model.confidence.kind=coarse", "model.confidence.network=vector", "model.confidence.atom_radius=6.0",
     "model.confidence.scalars=16", "model.confidence.vectors=4", "model.confidence.residue_radius=15.0",
     "model.ranking.poses=2", "model.ranking.noisy=6", "model.ranking.batch=1", "model.ranking.steps=2",
+]  # fmt: skip
+DECOYS = [
+    "model.sites.width=8", "model.sites.rounds=1", "model.ranking.decoys=3", "model.data.crop.margin=[8.0,10.0]",
 ]  # fmt: skip
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -128,7 +136,7 @@ def test_poses_come_back_from_the_store_as_they_were(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     poses = LabelledPoses(
         "odd/name ü", generator.normal(size=(3, 5, 3)).astype(np.float32), np.array([1.0, np.nan, 3.0]),
-        np.array([True, False, True]),
+        np.array([True, False, True]), np.array([0, 0, 2]),
     )  # fmt: skip
     store = PoseStore(tmp_path, {"a": 1})
     store.open()
@@ -136,12 +144,12 @@ def test_poses_come_back_from_the_store_as_they_were(tmp_path: Path) -> None:
     store.save(poses)
     back = store.load("odd/name ü")
     assert back is not None
-    for name in ("positions", "rmsd", "sampled"):
+    for name in ("positions", "rmsd", "sampled", "site"):
         np.testing.assert_array_equal(getattr(back, name), getattr(poses, name))
 
 
 def test_poses_of_other_networks_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    poses = LabelledPoses("x", np.zeros((1, 2, 3), np.float32), np.zeros(1), np.ones(1, bool))
+    poses = LabelledPoses("x", np.zeros((1, 2, 3), np.float32), np.zeros(1), np.ones(1, bool), np.zeros(1, int))
     for about, kept in (({"networks": "a"}, False), ({"networks": "a"}, True), ({"networks": "b"}, False)):
         store = PoseStore(tmp_path, about)
         store.open()
@@ -208,6 +216,107 @@ def test_processes_share_the_complexes(
         make_all(pipeline, dataset, PoseStore(tmp_path, {}), settings_of(pipeline), rank, 2)
         assert len(files(tmp_path)) == count
     assert files(tmp_path) == files(store.folder)
+
+
+# ---- wrong sites ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finding() -> Pipeline:
+    """A model with a site finder."""
+    return untrained(config(*DECOYS))
+
+
+@pytest.fixture(scope="module")
+def decoys(finding: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[DockingDataset, PoseStore]:
+    """Poses of crops of the complexes, three of each in wrong sites."""
+    domain = finding.domain
+    assert isinstance(domain, DockingDomain)
+    data, made = domain.dataset("train"), PoseStore(tmp_path_factory.mktemp("decoys"), {})
+    made.open()
+    make_all(finding, data, made, settings_of(finding))
+    return data, made
+
+
+def site_net(pipeline: Pipeline) -> SiteNet:
+    network = pipeline.networks["sites"]
+    assert isinstance(network, SiteNet)
+    return network
+
+
+def test_wrong_sites_are_sites_far_from_the_ligand(finding: Pipeline, dataset: DockingDataset) -> None:
+    network = site_net(finding)
+    for whole in dataset.complexes:
+        truth, protein = whole.ligand.coordinates, whole.receptor.whole
+        assert truth is not None
+        regions = decoy_regions(network, whole, 3, 8.0)
+        assert [region.first for region in regions] == [0, *(region.last for region in regions[:-1])]
+        assert not regions or regions[-1].last == 3
+        found = find_sites(network, protein, 5)
+        far = [site for site in found if cKDTree(truth).query(site.centre)[0] > 8.0]
+        assert len(regions) <= min(2, len(far))
+        for region in regions:
+            near = [cKDTree(region.complex.receptor.protein.positions).query(site.centre)[0] for site in far]
+            assert min(near) < 6.0
+
+
+def test_poses_in_wrong_sites_are_wrong_and_come_last(decoys: tuple[DockingDataset, PoseStore]) -> None:
+    data, made = decoys
+    kept = [made.load(each.name) for each in data.complexes]
+    assert any(poses is not None and poses.site.any() for poses in kept)
+    for poses in kept:
+        assert poses is not None
+        assert poses.site[:8].tolist() == [0] * 8
+        assert (poses.site[8:] > 0).all()
+        assert len(poses.rmsd) in (8, 11)
+        assert (poses.rmsd[8:] > 2).all()
+
+
+def nearest(pose: np.ndarray, atoms: np.ndarray) -> float:
+    """Angstrom between the nearest two atoms."""
+    return float(cKDTree(atoms).query(pose)[0].min())
+
+
+def test_a_pose_in_a_wrong_site_is_seen_in_its_surroundings(
+    finding: Pipeline, decoys: tuple[DockingDataset, PoseStore]
+) -> None:
+    data, made = decoys
+    samples = PoseDataset(data, made, settings_of(finding))
+    seen = 0
+    for number in range(12):
+        batch = samples.load([number % len(samples)], [number])
+        poses = made.load(data.complexes[samples.poses[number % len(samples)][0]].name)
+        assert poses is not None
+        for row in range(4):
+            each = batch.poses.complexes[batch.poses.index[row]]
+            place = batch.poses.clean.select(slice(row, row + 1)).flat.numpy() + each.receptor.centre
+            k = int(np.abs(poses.positions - place).max((1, 2)).argmin())
+            assert batch.rmsd[row].item() == pytest.approx(poses.rmsd[k], abs=1e-5)
+            if poses.site[k] == 0:
+                assert batch.poses.index[row] == 0
+            else:
+                seen += 1
+                assert batch.poses.index[row] > 0
+                same, cut_out = poses.positions[poses.site == poses.site[k]], each.receptor
+                whole, kept = cut_out.whole.positions, cut_out.protein.positions
+                assert any(nearest(pose, kept) == pytest.approx(nearest(pose, whole), abs=1e-6) for pose in same)
+    assert seen > 4
+    again = samples.load([0], [0])
+    torch.testing.assert_close(again.poses.clean.flat, samples.load([0], [0]).poses.clean.flat, rtol=0, atol=0)
+
+
+def test_poses_in_wrong_sites_need_a_trained_site_finder(pipeline: Pipeline) -> None:
+    domain = DockingDomain(config("model.ranking.decoys=2"))
+    with pytest.raises(ConfigError, match="site finder"):
+        RankingStage(domain, domain.confidence(), dict(pipeline.networks))
+
+
+def test_a_run_learns_ranking_from_wrong_sites_too(tmp_path: Path) -> None:
+    sites = [f"train.sites.{setting}" for setting in ("steps=2", "batch=2")]
+    train(config(*DECOYS, *TRAINING, *sites, "train.confidence.steps=2"), tmp_path, quiet=True)
+    assert set(read_manifest(tmp_path / "model").weights) == {"denoiser", "encoder", "prior", "sites", "confidence"}
+    stored = [np.load(io.BytesIO(content)) for content in files(tmp_path / "state" / "poses").values()]
+    assert any(poses["site"].any() for poses in stored)
 
 
 # ---- groups ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from core.errors import RequestError
 from core.pipeline import Pipeline
@@ -106,6 +107,17 @@ def test_a_complex_without_its_pose_cannot_be_cropped_at_random(whole: Complex) 
     blind = replace(whole, ligand=replace(whole.ligand, coordinates=None))
     with pytest.raises(ValueError, match="true pose is not known"):
         random_crop(blind, CropConfig(), 0)
+
+
+def test_a_crop_around_a_pose_is_there_even_where_the_pose_is_in_the_void(whole: Complex) -> None:
+    truth, config = whole.ligand.coordinates, CropConfig(jitter=0.0, margin=(5.0, 7.0))
+    assert truth is not None
+    for shift in (0.0, 12.0, 400.0):
+        pose = truth + np.array([shift, 0.0, 0.0])
+        kept = random_crop(whole, config, 3, pose).receptor.protein
+        nearest = cKDTree(pose).query(whole.receptor.protein.positions)[0].min()
+        assert kept.n_residues >= 1
+        assert cKDTree(pose).query(kept.positions)[0].min() == pytest.approx(nearest, abs=1e-6)
 
 
 def test_a_cut_into_the_void_is_an_error(whole: Complex) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
+from scipy.spatial import cKDTree
 
 from core.rng import SampleStreams
 from domains.docking.chemistry.neighbours import RECEPTOR_NEIGHBOURS, RECEPTOR_RADIUS, nearest_edges
@@ -14,14 +15,17 @@ from domains.docking.config import CropConfig
 from domains.docking.graph import complex_graph, ligand_arrays
 
 
-def random_crop(whole: Complex, config: CropConfig, number: int) -> Complex:
-    """What lies within a random margin of the displaced true pose; it follows from the sample's ``number`` alone.
+def random_crop(
+    whole: Complex, config: CropConfig, number: int, around: Float64[np.ndarray, "n 3"] | None = None
+) -> Complex:
+    """What lies within a random margin of the displaced true pose, or of another pose ``around`` (Angstrom, frame of
+    the protein's file); it follows from the sample's ``number`` alone.
 
     The pose that the margin is measured from is shifted as a whole by a normal vector, because the place that a user
     or a site finder gives is never quite that of the ligand. Raises ValueError where the true pose is not known.
     """
-    truth, protein = whole.ligand.coordinates, whole.receptor.protein
-    if truth is None:
+    centre, protein = whole.ligand.coordinates if around is None else around, whole.receptor.protein
+    if centre is None:
         raise ValueError(f"{whole.name}: its true pose is not known")
     streams = SampleStreams(0, [number], "crop")
     all_of_it, share = streams.uniform(2, dtype=torch.float64)[0].tolist()
@@ -29,9 +33,10 @@ def random_crop(whole: Complex, config: CropConfig, number: int) -> Complex:
     low, high = config.margin
     inside = np.ones(protein.n_atoms, dtype=bool)
     if all_of_it >= config.whole:
-        inside = Around(truth + shift, low + (high - low) * share).contains(protein.positions)
-    if not inside.any():  # shifted into the void, from a ligand on the surface
-        inside = Around(truth, high).contains(protein.positions)
+        inside = Around(centre + shift, low + (high - low) * share).contains(protein.positions)
+    if not inside.any():  # shifted into the void, from a ligand on the surface, or a pose that is there
+        away = cKDTree(centre).query(protein.positions)[0].min()
+        inside = Around(centre, max(high, away + low)).contains(protein.positions)
     kept = np.zeros(protein.n_residues, dtype=bool)
     kept[protein.residue[inside]] = True
     atoms = int(kept[protein.residue].sum())

@@ -50,15 +50,21 @@ def regions(each: Complex, network: SiteNet | None, samples: int, sites: int, ma
         return [Region(each, 0, samples)]
     found = known_sites(network, receptor.whole, sites)
     shares = allotted(np.array([site.score for site in found]), samples)
-    place = each.graph["ligand"].pos.numpy()
-    reach = float(np.linalg.norm(place - place.mean(axis=0), axis=1).max())
     ends = np.cumsum(shares)
     every = [_site(rank, site) for rank, site in enumerate(found, start=1)]
     return [
-        Region(cut(each, Sphere(site.centre, reach + margin)), int(end - share), int(end), site)
+        Region(around_site(each, site.centre, margin), int(end - share), int(end), site)
         for site, share, end in zip(every, shares, ends, strict=True)
         if share
     ]
+
+
+def around_site(each: Complex, centre: Sequence[float], margin: float) -> Complex:
+    """All residues with an atom within the ligand's own reach and ``margin`` Angstrom of the centre of a site."""
+    x, y, z = (float(value) for value in centre)
+    place = each.graph["ligand"].pos.numpy()
+    reach = float(np.linalg.norm(place - place.mean(axis=0), axis=1).max())
+    return cut(each, Sphere((x, y, z), reach + margin))
 
 
 def regions_of(pipeline: Pipeline, each: Complex, samples: int) -> list[Region]:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import DataError, DiscoError
@@ -128,6 +128,12 @@ class DockingDataset:
             numbers, tuple(self.complexes[i] for i in different), tuple(different.index(i) for i in places),
             Pose.concatenate(clean),
         )  # fmt: skip
+
+    def around(self, index: int, pose: Float64[np.ndarray, "n 3"], number: int) -> Complex:
+        """What sample ``number`` sees of a complex whose ligand is at ``pose`` (Angstrom, frame of the protein's file)
+        instead of its true place: likewise a random crop where the settings say so."""
+        whole = self.complexes[index]
+        return whole if self.crop is None else random_crop(whole, self.crop, number, pose)
 
     def _cropped(self, places: Sequence[int], numbers: Tensor, crop: CropConfig) -> DockingBatch:
         crops, clean = [], []

@@ -2,19 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from core.errors import DataError
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
+from domains.docking.data import DockingDataset
 from domains.docking.pose import Pose, pose_of
 from domains.docking.ranking.config import RankingConfig
-from domains.docking.ranking.poses import Complexes, PoseStore
+from domains.docking.ranking.poses import LabelledPoses, PoseStore
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class PoseBatch:
 
 
 class PoseDataset:
-    """One sample is ``config.group`` poses of one complex in the surroundings that ``dataset`` gives.
+    """One sample is ``config.group`` poses of one complex, each in the surroundings of its site that ``dataset`` gives.
 
     Raises DataError where no complex of the store has a pose with a known RMSD.
     """
 
-    def __init__(self, dataset: Complexes, store: PoseStore, config: RankingConfig) -> None:
+    def __init__(self, dataset: DockingDataset, store: PoseStore, config: RankingConfig) -> None:
         self.dataset, self.config = dataset, config
         self.content_hash = hashlib.sha256(store.about.encode()).hexdigest()
         found = [(place, store.load(each.name)) for place, each in enumerate(dataset.complexes[: config.complexes])]
@@ -57,17 +58,30 @@ class PoseDataset:
         """Groups ``ids`` of the complexes at ``indices``; which poses follows from the number alone."""
         chosen, numbers, group = [self.poses[int(i)] for i in indices], [int(i) for i in ids], self.config.group
         base = self.dataset.load([place for place, _, _ in chosen], numbers)
+        complexes, index = list(base.complexes), list[int]()
         fields, rmsd = [], []
-        for row, (number, (_, poses, known)) in enumerate(zip(numbers, chosen, strict=True)):
-            each = base.complexes[base.index[row]]
+        for row, (number, (place, poses, known)) in enumerate(zip(numbers, chosen, strict=True)):
+            seen = {0: base.index[row]}  # surroundings of every site
             for k in known[choose(poses.rmsd[known], self.config.thresholds[0], group, number)]:
-                place = torch.from_numpy((poses.positions[k] - each.receptor.centre).astype(np.float32))
-                fields.append(pose_of(each.graph, place))
+                site = int(poses.site[k])
+                if site not in seen:
+                    seen[site] = len(complexes)
+                    complexes.append(self.dataset.around(place, _some_pose_in(poses, site, number), number))
+                each = complexes[seen[site]]
+                position = torch.from_numpy((poses.positions[k] - each.receptor.centre).astype(np.float32))
+                index.append(seen[site])
+                fields.append(pose_of(each.graph, position))
                 rmsd.append(poses.rmsd[k])
-        batch = replace(
-            base.select(torch.arange(len(numbers)).repeat_interleave(group)), fields=Pose.concatenate(fields), built={}
-        )
+        each_id = base.ids.repeat_interleave(group)
+        batch = DockingBatch(each_id, tuple(complexes), tuple(index), Pose.concatenate(fields))
         return PoseBatch(batch, torch.tensor(np.array(rmsd), dtype=torch.float32))
+
+
+def _some_pose_in(poses: LabelledPoses, site: int, number: int) -> Float64[np.ndarray, "n 3"]:
+    """A pose in a wrong site whose surroundings are seen there, as those of the true pose are in the right one."""
+    there = np.flatnonzero(poses.site == site)
+    share = float(SampleStreams(0, [number], "whose surroundings").uniform(1)[0, 0])
+    return poses.positions[there[int(share * len(there))]].astype(np.float64)
 
 
 def choose(rmsd: Float[np.ndarray, " p"], threshold: float, group: int, number: int) -> Int[np.ndarray, " g"]:

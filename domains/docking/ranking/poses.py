@@ -6,12 +6,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 from torch import nn
 
 from core.errors import DataError
@@ -23,6 +24,8 @@ from domains.docking.complex import Complex
 from domains.docking.evaluation import sample_numbers
 from domains.docking.metrics.rmsd import symmetry_rmsd
 from domains.docking.ranking.config import RankingConfig
+from domains.docking.ranking.decoys import decoy_regions
+from domains.docking.sites.network import SiteNet
 from domains.docking.write import folder_name, pose_positions
 
 logger = logging.getLogger("disco")
@@ -35,12 +38,14 @@ SAID_EVERY = 50  # complexes
 @dataclass(frozen=True, eq=False)
 class LabelledPoses:
     """Poses of one complex. positions: Angstrom, in the frame of the protein's file; rmsd: from the true pose,
-    Angstrom, corrected for symmetry, NaN where not found; sampled: False for those made from the true pose."""
+    Angstrom, corrected for symmetry, NaN where not found; sampled: False for those made from the true pose; site: 0 for
+    those made in the surroundings of the true pose, else the number of the wrong site that they were made in."""
 
     name: str
     positions: Float32[np.ndarray, "p n 3"]
     rmsd: Float[np.ndarray, " p"]
     sampled: Bool[np.ndarray, " p"]
+    site: Int[np.ndarray, " p"]
 
 
 @runtime_checkable
@@ -87,12 +92,12 @@ class PoseStore:
             logger.warning("%s is damaged: its poses are made again", path)
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return LabelledPoses(name, file["positions"], file["rmsd"], file["sampled"])
+            return LabelledPoses(name, file["positions"], file["rmsd"], file["sampled"], file["site"])
 
     def save(self, poses: LabelledPoses) -> None:
         """Raises StorageError."""
         file = io.BytesIO()
-        np.savez(file, positions=poses.positions, rmsd=poses.rmsd, sampled=poses.sampled)
+        np.savez(file, positions=poses.positions, rmsd=poses.rmsd, sampled=poses.sampled, site=poses.site)
         data = file.getvalue()
         write_atomically(self.path(poses.name), lambda path: path.write_bytes(data + hashlib.sha256(data).digest()))
 
@@ -128,22 +133,56 @@ def make_all(
 def make_poses(
     pipeline: Pipeline, dataset: Complexes, places: Sequence[int], config: RankingConfig
 ) -> list[LabelledPoses]:
-    """Poses of the complexes at ``places``: sampled ones, then true ones with noise. Raises DataError where a true pose
-    is not known."""
-    numbers = [sample_numbers(dataset.complexes[i].name, config.poses + config.noisy) for i in places]
+    """Poses of the complexes at ``places``: sampled ones, true ones with noise, then sampled ones in wrong sites.
+
+    Raises DataError where a true pose is not known.
+    """
+    every = [dataset.complexes[i] for i in places]
+    for each in every:
+        if each.ligand.coordinates is None:
+            raise DataError(f"{each.name}: its true pose is not known, so its poses cannot be judged")
+    ends = np.cumsum([config.poses, config.noisy, config.decoys]).tolist()
+    numbers = [sample_numbers(each.name, ends[-1]) for each in every]
     batch = dataset.load(
-        [i for i in places for _ in range(config.poses)], [k for each in numbers for k in each[: config.poses]]
+        [i for i in places for _ in range(config.poses)], [k for each in numbers for k in each[: ends[0]]]
     ).to(pipeline.device)
+    sampled = _sampled(pipeline, batch, config)
+    noisy = _noisy(pipeline, batch, [each[ends[0] : ends[1]] for each in numbers], config)
+    decoys = _decoys(pipeline, every, [each[ends[1] :] for each in numbers], config)
+    made = []
+    for row, each in enumerate(every):
+        wrong, sites = decoys[row]
+        near = [sampled[row * config.poses :][: config.poses], noisy[row * config.noisy :][: config.noisy]]
+        positions = np.stack([pose for part in (*near, wrong) for pose in part])
+        is_sampled = np.repeat([True, False, True], [config.poses, config.noisy, len(wrong)])
+        made.append(_labelled(each, positions, is_sampled, np.array([0] * ends[1] + sites)))
+    return made
+
+
+def _sampled(pipeline: Pipeline, batch: DockingBatch, config: RankingConfig) -> list[np.ndarray]:
+    """The poses of a request, Angstrom, in the frame of the protein's file."""
     request = Request(seed=pipeline.config.seed, steps=config.steps)
     state, _ = pipeline.solve(batch, pipeline.latents_for(request, batch), request)
-    noisy = _noisy(pipeline, batch, numbers, config)
-    made = []
-    for place in range(len(places)):
-        rows = range(place * config.poses, (place + 1) * config.poses)
-        positions = [pose_positions(state, batch, row) for row in rows]
-        positions += [noisy[place * config.noisy + k] for k in range(config.noisy)]
-        made.append(_labelled(batch.complexes[batch.index[rows[0]]], np.stack(positions), config.poses))
-    return made
+    return [pose_positions(state, batch, row) for row in range(batch.size)]
+
+
+def _decoys(
+    pipeline: Pipeline, every: Sequence[Complex], numbers: Sequence[range], config: RankingConfig
+) -> list[tuple[list[np.ndarray], list[int]]]:
+    """Poses of every complex in its wrong sites, and the numbers of these sites, from 1."""
+    if not config.decoys:
+        return [([], []) for _ in every]
+    network, margin = pipeline.networks["sites"], pipeline.config.model.regions.margin
+    assert isinstance(network, SiteNet)
+    regions = [decoy_regions(network, each, config.decoys, margin) for each in every]
+    sites = [[n for n, r in enumerate(found, start=1) for _ in range(r.first, r.last)] for found in regions]
+    complexes = tuple(region.complex for region in chain.from_iterable(regions))
+    if not complexes:
+        return [([], []) for _ in every]
+    index = tuple(i for i, r in enumerate(chain.from_iterable(regions)) for _ in range(r.first, r.last))
+    ids = torch.tensor([k for each, of in zip(numbers, sites, strict=True) for k in each[: len(of)]])
+    poses = iter(_sampled(pipeline, DockingBatch(ids, complexes, index).to(pipeline.device), config))
+    return [(list(islice(poses, len(of))), of) for of in sites]
 
 
 def _noisy(
@@ -153,7 +192,7 @@ def _noisy(
     if not config.noisy:
         return []
     first = torch.arange(len(numbers)).repeat_interleave(config.noisy) * config.poses
-    ids = torch.tensor([number for each in numbers for number in each[config.poses :]], device=batch.ids.device)
+    ids = torch.tensor([number for each in numbers for number in each], device=batch.ids.device)
     chosen = replace(batch.select(first), ids=ids)
     times = torch.linspace(0, config.noise_time, config.noisy).repeat(len(numbers)).to(ids.device)
     streams = SampleStreams(pipeline.config.seed, ids, "noisy poses", ids.device)
@@ -161,10 +200,11 @@ def _noisy(
     return [pose_positions(state, chosen, row) for row in range(chosen.size)]
 
 
-def _labelled(each: Complex, positions: np.ndarray, sampled: int) -> LabelledPoses:
-    if each.ligand.coordinates is None:
-        raise DataError(f"{each.name}: its true pose is not known, so its poses cannot be judged")
+def _labelled(
+    each: Complex, positions: np.ndarray, sampled: Bool[np.ndarray, " p"], site: Int[np.ndarray, " p"]
+) -> LabelledPoses:
+    assert each.ligand.coordinates is not None
     found = symmetry_rmsd(each.ligand.mol, each.ligand.coordinates, positions, SYMMETRY_LIMIT)
     if found.reason is not None:
         logger.warning("%s: %s", each.name, found.reason)
-    return LabelledPoses(each.name, positions.astype(np.float32), found.values, np.arange(len(positions)) < sampled)
+    return LabelledPoses(each.name, positions.astype(np.float32), found.values, sampled, site)

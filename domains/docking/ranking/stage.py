@@ -13,13 +13,14 @@ from core.pipeline import Pipeline
 from core.rng import SampleStreams
 from core.training.distributed import World
 from domains.docking.config import DockingConfig
+from domains.docking.data import DockingDataset
 from domains.docking.ranking.data import PoseBatch, PoseDataset
 from domains.docking.ranking.losses import ranking_losses
-from domains.docking.ranking.poses import Complexes, PoseStore, make_all, weights_digest
+from domains.docking.ranking.poses import PoseStore, make_all, weights_digest
 
 logger = logging.getLogger("disco")
 MADE_BY = ("denoiser", "encoder", "prior")
-MADE_WITH = {"poses", "steps", "noisy", "noise_time", "batch"}  # settings that the poses follow from
+MADE_WITH = {"poses", "steps", "decoys", "noisy", "noise_time", "batch"}  # settings that the poses follow from
 
 
 class RankingStage(Stage):
@@ -42,22 +43,28 @@ class RankingStage(Stage):
                 f"model.confidence.outputs is {model.confidence.outputs}, and model.ranking.thresholds are "
                 f"{len(config.thresholds)}: there is one output for each threshold"
             )
+        makers = [*MADE_BY, "sites"] if config.decoys else MADE_BY
+        if config.decoys and "sites" not in trained:
+            raise ConfigError(
+                "model.ranking.decoys asks for poses in the sites of a site finder: set model.sites and train that "
+                "stage first, or set model.ranking.decoys=0"
+            )
         self.domain, self.model, self.config, self.confidence = domain, model, config, network
         if config.initial in trained:
             take_over(self.confidence, trained[config.initial])
         # In a tuple, so that they are no part of what this stage trains and saves.
-        self._trained: tuple[Mapping[str, nn.Module], ...] = ({n: trained[n] for n in MADE_BY if n in trained},)
+        self._trained: tuple[Mapping[str, nn.Module], ...] = ({n: trained[n] for n in makers if n in trained},)
 
     def prepare(self, dataset: Dataset, folder: Path, world: World) -> Dataset:
         """Makes the poses that FOLDER/state/poses lacks. Raises DataError, RequestError, StorageError."""
         data = dataset.content_hash
-        assert isinstance(dataset, Complexes)
+        assert isinstance(dataset, DockingDataset)
         networks, run, model = self._trained[0], self.domain.config, self.model
         about = {
             "networks": weights_digest(networks), "data": data, "seed": run.seed,
             "sampling": run.sampling.model_dump(mode="json"), "latents": run.latents.model_dump(mode="json"),
             "ranking": self.config.model_dump(mode="json", include=MADE_WITH),
-            **model.model_dump(mode="json", include={"relax"}),
+            **model.model_dump(mode="json", include={"relax", "regions"} if self.config.decoys else {"relax"}),
             "crop": None if model.data.crop is None else model.data.crop.model_dump(mode="json"),
         }  # fmt: skip
         store = PoseStore(folder / "state" / "poses", about)
