@@ -130,6 +130,10 @@ class Stage(nn.Module, ABC):
         """Parameters that optimiser step number ``step`` leaves alone; none by default."""
         return ()
 
+    def conclude(self) -> None:
+        """Called once on the averaged weights after the last step, in the main process, before they are saved (docking:
+        probabilities of binding sites are calibrated on validation data); nothing by default."""
+
 
 @runtime_checkable
 class Dataset(Protocol):

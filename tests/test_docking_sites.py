@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 from benchmarks.docking_sites import read_network
-from core.errors import CheckpointError
+from core.errors import CheckpointError, DataError
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
 from domains.docking.chemistry.ligand import read_ligand
@@ -285,7 +285,7 @@ def test_shares_of_all_points_add_up_to_one_and_leave_the_mode_alone() -> None:
 
 def test_the_stage_learns_where_the_ligands_are() -> None:
     torch.manual_seed(0)
-    stage = SitesStage(SitesConfig(dropout=0.0))
+    stage = SitesStage(SitesConfig(dropout=0.0), list)
     batch = DockingBatch(torch.arange(4), small_complexes(), (0, 1, 2, 1))
     optimiser = torch.optim.Adam(stage.parameters(), lr=3e-3)
     losses = []
@@ -305,6 +305,27 @@ def test_the_stage_learns_where_the_ligands_are() -> None:
             [site_distances(find_sites(stage.sites, whole.receptor.whole, 1), whole.receptor.whole, ligand)]
         )
         assert rates["DCA4 top-1"].tolist() == [1.0]
+
+
+def test_the_stage_ends_with_calibrated_probabilities(caplog: pytest.LogCaptureFixture) -> None:
+    held_out = small_complexes()
+    torch.manual_seed(0)
+    stage = SitesStage(SitesConfig(width=8, rounds=1), lambda: held_out)
+    stage.conclude()
+    by_hand = SitesStage(SitesConfig(width=8, rounds=1), list).sites
+    by_hand.load_state_dict(stage.sites.state_dict())
+    pairs = [(each.receptor.whole, each.ligand.coordinates) for each in held_out]
+    calibrate(by_hand, [(protein, ligand) for protein, ligand in pairs if ligand is not None])
+    torch.testing.assert_close(stage.sites.calibration, by_hand.calibration, rtol=0, atol=0)
+    assert stage.sites.calibration.tolist() != SiteNet(SitesConfig()).calibration.tolist()
+
+    def nothing() -> list[Complex]:
+        raise DataError("no complex of the split 'val'")
+
+    left = SitesStage(SitesConfig(width=8, rounds=1), nothing)
+    left.conclude()
+    assert left.sites.calibration.tolist() == SiteNet(SitesConfig()).calibration.tolist()
+    assert "not calibrated: no complex of the split 'val'" in caplog.text
 
 
 def test_examples_are_of_the_whole_protein_and_of_a_true_pose() -> None:

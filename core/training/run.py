@@ -19,7 +19,6 @@ from core.interfaces import Domain, Stage
 from core.registry import get_domain
 from core.rng import derive_key
 from core.training.distributed import World, start_world, stop_world
-from core.training.ema import EMA
 from core.training.loop import Trainer, TrainingJob
 from core.training.stage import build_stage, stage_names
 from core.training.state import goes_on
@@ -73,7 +72,10 @@ def _train_stage(name: str, domain: Domain, folder: Path, world: World, quiet: b
         logger.info("stage '%s' is finished (%d steps)", name, trainer.step)
     trainer.run()
     if world.is_main:
-        update_model(model, Manifest(config, {}, dataset.content_hash), _averaged_parts(trainer.ema))
+        averaged = trainer.ema.average
+        assert isinstance(averaged, Stage)
+        averaged.conclude()
+        update_model(model, Manifest(config, {}, dataset.content_hash), averaged.parts())
     world.barrier()
 
 
@@ -86,11 +88,6 @@ def _start_from(folder: Path, stage: Stage) -> None:
     for name in shared:
         new = start_part(folder, name, parts[name], manifest)
         logger.info("stage '%s': %s starts from %s; %d of its tensors are new", stage.name, name, folder, len(new))
-
-
-def _averaged_parts(ema: EMA) -> dict[str, nn.Module]:
-    parts: dict[str, nn.Module] = ema.average.parts()  # type: ignore[operator]
-    return parts
 
 
 def _trained_parts(stage: str, domain: Domain, model: Path) -> tuple[dict[str, nn.Module], dict[str, str]]:

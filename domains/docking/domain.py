@@ -149,7 +149,7 @@ class DockingDomain(Domain):
         model = self.model
         stages: dict[str, Callable[[nn.ModuleDict], Stage]] = {}
         if (sites := model.sites) is not None:
-            stages["sites"] = lambda trained: SitesStage(sites)
+            stages["sites"] = lambda trained: SitesStage(sites, lambda: self.dataset("val").complexes)
         if model.confidence is not None and model.ranking is not None:
             stages["confidence"] = lambda trained: RankingStage(self, self.confidence(), dict(trained))
         return stages

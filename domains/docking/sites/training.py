@@ -1,5 +1,7 @@
 """Training of the binding-site finder, as a stage of its own."""
 
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.errors import DataError
 from core.interfaces import Stage
 from core.rng import SampleStreams
 from domains.docking.complex import Complex
+from domains.docking.sites.calibration import calibrate
 from domains.docking.sites.config import SitesConfig
 from domains.docking.sites.features import point_cloud
 from domains.docking.sites.labels import ligand_copies, touched
 from domains.docking.sites.network import SiteNet
+
+logger = logging.getLogger("disco")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +64,10 @@ class SitesStage(Stage):
 
     name = "sites"
 
-    def __init__(self, config: SitesConfig) -> None:
+    def __init__(self, config: SitesConfig, known: Callable[[], Iterable[Complex]]) -> None:
+        """known: complexes with true poses that are not trained on, to calibrate probabilities by."""
         super().__init__()
-        self.sites = SiteNet(config)
+        self.sites, self._known = SiteNet(config), known
         self._examples: dict[str, Example] = {}
 
     def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
@@ -71,6 +78,15 @@ class SitesStage(Stage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"sites": self.sites}
+
+    def conclude(self) -> None:
+        """Calibrate the probabilities of sites; where no complex is held out they stay shares, and that is said."""
+        try:
+            held_out = [(each.receptor.whole, each.ligand.coordinates) for each in self._known()]
+        except DataError as error:
+            logger.warning("probabilities of binding sites are not calibrated: %s", error)
+            return
+        calibrate(self.sites, [(protein, ligand) for protein, ligand in held_out if ligand is not None])
 
     def _losses(self, whole: Complex, device: torch.device) -> tuple[Tensor, Tensor]:
         if whole.name not in self._examples:
