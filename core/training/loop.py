@@ -157,13 +157,11 @@ class Trainer:
             for name, value in values.items():
                 totals[name] = totals.get(name, torch.zeros_like(value[0].detach())) + value.detach().mean() / pieces
         totals = {name: self.world.mean(value) for name, value in totals.items()}
-        self._check_finite(totals["loss"], "loss")
         for parameter in self.stage.frozen(self.step):  # AdamW passes over what has no gradient
             parameter.grad = None
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip or math.inf)
-        if not self.scaler.is_enabled():
-            self._check_finite(norm, "gradient norm")
+        self._check_finite(totals["loss"], norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -177,13 +175,16 @@ class Trainer:
         if self.world.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _check_finite(self, value: Tensor, what: str) -> None:
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"stage '{self.job.stage.name}': the {what} is {float(value)} at step {self.step}; the last state "
-                f"in {self.states} is untouched. Train in another folder with a lower "
-                f"train.{self.job.stage.name}.lr or train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
-            )
+    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
+        """Looks at both at once: on a GPU every look waits for all that was asked of it. Gradients that overflow in
+        fp16 are the scaler's."""
+        for what, value in zip(("loss", "gradient norm"), torch.stack([loss, norm]).tolist(), strict=True):
+            if not math.isfinite(value) and not (what == "gradient norm" and self.scaler.is_enabled()):
+                raise TrainingError(
+                    f"stage '{self.job.stage.name}': the {what} is {value} at step {self.step}; the last state in "
+                    f"{self.states} is untouched. Train in another folder with a lower "
+                    f"train.{self.job.stage.name}.lr or train.{self.job.stage.name}.clip=1.0, or check the data for NaN"
+                )
 
     def _log_row(self, values: dict[str, Tensor], norm: float, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {"step": self.step, "samples": self.step * self.config.batch}
