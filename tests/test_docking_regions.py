@@ -162,10 +162,11 @@ def test_latents_of_a_region_name_nodes_of_the_whole(whole: Complex, finder: Sit
         assert region.node_name(node) == whole.node_name(whole_code(node, region))
 
 
-def test_confidence_in_a_site_is_a_product_of_probabilities() -> None:
-    confidence, likely = np.array([0.0, 2.0, -3.0]), np.array([0.5, 0.9, 0.2])
-    found = 1 / (1 + np.exp(-in_site(confidence, likely)))
-    np.testing.assert_allclose(found, likely / (1 + np.exp(-confidence)), rtol=1e-12)
+def test_confidence_in_a_site_is_a_sum_of_log_odds() -> None:
+    confidence, likely = np.array([0.0, 2.0, -3.0, 1.0]), np.array([0.5, 0.9, 0.2, 1.0])
+    odds = np.array([0.0, np.log(9.0), np.log(0.25), np.log(999.0)])  # never quite certain of a site
+    np.testing.assert_allclose(in_site(confidence, likely, 0.4), confidence + 0.4 * odds, rtol=1e-12)
+    np.testing.assert_allclose(in_site(confidence, likely, 0.0), confidence, rtol=0)
 
 
 def test_a_library_is_docked_into_sites_that_were_looked_for_once(

@@ -185,11 +185,12 @@ class RegionsConfig(Section):
     """Blind docking into the surroundings of predicted binding sites, in models that have a site finder.
 
     sites: so many of the best share the poses; margin: Angstrom beyond the ligand's own reach that count as
-    surroundings.
+    surroundings; weight: of the log-odds of a pose's site beside its confidence when poses are ranked.
     """
 
     sites: PositiveInt = 3
     margin: PositiveFloat = 8.0
+    weight: float = Field(default=0.4, ge=0)
 
 
 class RelaxConfig(Section):

@@ -165,7 +165,8 @@ class Evaluation:
         sites = [places[number].site for number in batch.index]
         if confidence is not None and all(sites):
             likely = np.array([site.probability for site in sites if site is not None])
-            confidence = torch.from_numpy(in_site(confidence.double().cpu().numpy(), likely))
+            weight = self.pipeline.config.model.regions.weight
+            confidence = torch.from_numpy(in_site(confidence.double().cpu().numpy(), likely, weight))
         seconds, unseen = time.perf_counter() - start, each.name in self.dataset.unseen
         return judge(
             poses, batch, range(batch.size), confidence, unseen=unseen, seconds=seconds,

@@ -96,8 +96,10 @@ def whole_code(code: int, region: Complex) -> int:
     return code if code < atoms else atoms + int(region.receptor.protein.origin[code - atoms])
 
 
-def in_site(confidence: Float64[np.ndarray, " p"], probability: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
-    """Logits of "the site is right, and the pose in it": P(pose) = P(site) P(pose | site), so that poses in different
-    sites can be ranked together."""
-    both = np.clip(probability, 1e-3, 1 - 1e-3) / (1 + np.exp(-confidence))
-    return np.log(both) - np.log1p(-both)
+def in_site(
+    confidence: Float64[np.ndarray, " p"], probability: Float64[np.ndarray, " p"], weight: float
+) -> Float64[np.ndarray, " p"]:
+    """Confidence plus ``weight`` times the log-odds of the pose's site, so that poses in different sites can be ranked
+    together. What the confidence model itself can tell of a site is in its logit: the weight says what is left."""
+    kept = np.clip(probability, 1e-3, 1 - 1e-3)
+    return confidence + weight * (np.log(kept) - np.log1p(-kept))

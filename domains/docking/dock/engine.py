@@ -103,13 +103,14 @@ class Engine:
                 yield from self.dock([each])
 
     def _dock(self, complexes: Sequence[Complex]) -> list[Docked | tuple[Complex, DiscoError]]:
+        weight = self.pipeline.config.model.regions.weight
         places = [regions_of(self.pipeline, each, self.settings.poses) for each in complexes]
         parts: dict[int, list[Docked]] = {id(place.complex): [] for every in places for place in every}
         for pieces in self._calls([place for every in places for place in every]):
             for part in self._call(pieces):
                 parts[id(part.complex)].append(part)
         return [
-            _joined(each, [(place, part) for place in every for part in parts[id(place.complex)]])
+            _joined(each, [(place, part) for place in every for part in parts[id(place.complex)]], weight)
             for each, every in zip(complexes, places, strict=True)
         ]
 
@@ -191,7 +192,7 @@ def _part(
     )
 
 
-def _joined(each: Complex, found: Sequence[tuple[Region, Docked]]) -> Docked:
+def _joined(each: Complex, found: Sequence[tuple[Region, Docked]], site_weight: float) -> Docked:
     """All samples of a complex, whose latents then name nodes of the whole of it."""
     parts = [part for _, part in found]
 
@@ -207,7 +208,7 @@ def _joined(each: Complex, found: Sequence[tuple[Region, Docked]]) -> Docked:
     seconds = sum(part.seconds for part in parts)
     confidence = every("confidence")
     if confidence is not None and sites:
-        confidence = in_site(confidence, np.array([site.probability for site in sites]))
+        confidence = in_site(confidence, np.array([site.probability for site in sites]), site_weight)
     return Docked(each, positions, codes, confidence, every("frames"), seconds, sites or None)
 
 
