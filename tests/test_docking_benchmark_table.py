@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from benchmarks.docking_table.complexes import Case, Mode, Poses, read_cases, se
 from benchmarks.docking_table.model import ModelDocking
 from benchmarks.docking_table.published import MARK, PUBLISHED
 from benchmarks.docking_table.random_placement import RandomPlacement, Shell, placed, uniform_points
-from benchmarks.docking_table.report import Entry, Run, entries
+from benchmarks.docking_table.render import markdown
+from benchmarks.docking_table.report import Entry, Run, bands, entries
 from benchmarks.docking_table.store import Record, dock, run
 from benchmarks.docking_table.vina import heavy_atoms, order_of, read_poses
 from core.errors import DataError, RequestError
@@ -134,6 +135,24 @@ def test_figures_of_records_made_by_hand() -> None:
     assert drawn["top-1 % < 2 A"] == 100 * (0.5 + 0.5 + 0 + 0.5) / 4  # the mean over both poses
     assert "% PB-valid" not in drawn  # known of the best ranked pose alone
     assert set(lines) == {(group, order) for group in ("all", "main") for order in ("ranked", "random pose")}
+
+
+def test_first_poses_are_counted_by_their_confidence() -> None:
+    def ranked(name: str, score: float, rmsd: float | None) -> Record:
+        return replace(record(name, [rmsd, 0.5]), scores=(score, -9.0))
+
+    records = (
+        ranked("a", 2.5, 1.0), ranked("b", 2.0, 3.0), ranked("c", 0.1, 1.9), ranked("d", 0.0, 9.0),
+        ranked("e", -4.0, None),
+    )  # fmt: skip
+    model = Run("model-pocket", {"program": "model", "mode": "pocket"}, records)
+    counts = [(band.low, band.high, band.complexes, band.below_2, band.below_5) for band in bands(model)]
+    assert counts == [
+        (-math.inf, -1.5, 1, 0, 0), (-1.5, 0.0, 1, 0, 0), (0.0, 2.0, 2, 1, 2), (2.0, math.inf, 1, 1, 1),
+    ]  # fmt: skip
+    text = markdown([model], list(entries([model], 5)), 5)
+    assert "| model-pocket | 0 | 2 | 2 | 1 | 2 |" in text
+    assert bands(replace(model, about={"program": "vina", "mode": "pocket"})) == []
 
 
 def test_top_5_and_unranked_poses() -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.docking_table.published import MARK, NOTES, PUBLISHED
-from benchmarks.docking_table.report import FIGURES, Entry, Run, curve_of, shared
+from benchmarks.docking_table.report import FIGURES, Band, Entry, Run, bands, curve_of, shared
 from core.files import write_text
 from core.plots import COLOURS, new_figure, save_figure
 from domains.docking.metrics.table import Interval, success_curve
@@ -31,6 +31,7 @@ def write(out: Path, runs: Sequence[Run], lines: Sequence[Entry], resamples: int
     record = {
         "resamples": resamples, "methods": {run.name: run.about for run in runs},
         "entries": [_strict(asdict(line)) for line in lines],
+        "confidence": [_strict(asdict(band)) for run in runs for band in bands(run)],
         "published": {"mark": MARK, "notes": NOTES, "rows": [asdict(row) for row in PUBLISHED]},
     }  # fmt: skip
     write_text(out / "table.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -45,6 +46,9 @@ def markdown(runs: Sequence[Run], lines: Sequence[Entry], resamples: int) -> str
         for group in dict.fromkeys(line.group for line in lines if line.mode == mode):
             chosen = [line for line in lines if (line.mode, line.group) == (mode, group)]
             parts += [f"### {mode}, {group}", _table(_cells(chosen))]
+    confidence = [band for run in runs for band in bands(run)]
+    if confidence:
+        parts += ["## Confidence of the first pose", _table(_bands(confidence))]
     parts += ["## Failures", "\n".join(_failures(lines)), "## How it was measured"]
     parts.append("\n".join(f"- {note}" for note in _notes(runs, resamples)))
     parts += ["## Published", f"**{MARK}**", _table(_published())]
@@ -99,6 +103,14 @@ def _cells(lines: Sequence[Entry]) -> list[list[str]]:
         figures = [_text(line.figures.get(name)) for name in FIGURES]
         count = f"{line.complexes} ({sum(line.failures.values())})"
         cells.append([line.method, line.order, count, *figures, _number(line.wall), _number(line.cpu)])
+    return cells
+
+
+def _bands(lines: Sequence[Band]) -> list[list[str]]:
+    cells = [["method", "above", "up to", "complexes", "< 2 A", "< 5 A"]]
+    for line in lines:
+        counts = (line.complexes, line.below_2, line.below_5)
+        cells.append([line.method, f"{line.low:g}", f"{line.high:g}", *map(str, counts)])
     return cells
 
 

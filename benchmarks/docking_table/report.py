@@ -1,5 +1,6 @@
 """From the records of all methods to the figures of the table."""
 
+import itertools
 import json
 import math
 import statistics
@@ -24,6 +25,7 @@ FIGURES = {
     "% PB-valid": ("first", "valid"), "% < 2 A and valid": ("first", "rmsd_below_2_and_valid"),
 }  # fmt: skip
 ORDERS: dict[Order, str] = {"confidence": "ranked", "random": "random pose"}
+BOUNDS = (-math.inf, -1.5, 0.0, 2.0, math.inf)  # of confidence; -1.5 and 0 part the bands of ``disco dock``
 GROUPS = ("all", "shared", "main", "hard", "unseen")
 
 
@@ -59,6 +61,31 @@ class Entry:
     figures: Mapping[str, Interval]
     wall: float | None
     cpu: float | None
+
+
+@dataclass(frozen=True)
+class Band:
+    """First poses of a method with confidence above ``low``, up to ``high``: how many, and below 2 and 5 Angstrom."""
+
+    method: str
+    low: float
+    high: float
+    complexes: int
+    below_2: int
+    below_5: int
+
+
+def bands(run: Run) -> list[Band]:
+    """What the confidence of the first pose is worth, for a model that ranks: a line for every band of ``BOUNDS``."""
+    if not run.ranked or run.about.get("program") != "model":
+        return []
+    known = [(r.scores[0], r.rmsd[0]) for r in run.records if r.failure is None and r.scores]
+    first = np.array(known, dtype=float).reshape(-1, 2)
+    lines = []
+    for low, high in itertools.pairwise(BOUNDS):
+        rmsd = first[(first[:, 0] > low) & (first[:, 0] <= high), 1]
+        lines.append(Band(run.name, low, high, len(rmsd), int((rmsd < 2).sum()), int((rmsd < 5).sum())))
+    return lines
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
