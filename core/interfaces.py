@@ -131,8 +131,9 @@ class Stage(nn.Module, ABC):
         return ()
 
     def conclude(self) -> None:
-        """Called once on the averaged weights after the last step, in the main process, before they are saved (docking:
-        probabilities of binding sites are calibrated on validation data); nothing by default."""
+        """Called on the averaged weights after the last step, in the main process, before they are saved, and again
+        where a finished run is called again (docking: probabilities of binding sites are calibrated on validation
+        data); nothing by default."""
 
 
 @runtime_checkable

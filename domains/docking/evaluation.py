@@ -53,10 +53,10 @@ def poses_of(each: Complex, count: int) -> DockingBatch:
     return poses_in([Region(each, 0, count)])
 
 
-def poses_in(places: Sequence[Region]) -> DockingBatch:
-    """A request for the poses of one complex, in all its regions."""
+def poses_in(places: Sequence[Region], numbers: Sequence[int] | None = None) -> DockingBatch:
+    """A request for the poses of all regions; numbers: of their random streams, None for those of one complex."""
     index = tuple(number for number, place in enumerate(places) for _ in range(place.first, place.last))
-    ids = torch.tensor(sample_numbers(places[0].complex.name, len(index)))
+    ids = torch.tensor(sample_numbers(places[0].complex.name, len(index)) if numbers is None else numbers)
     return DockingBatch(ids, tuple(place.complex for place in places), index)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from domains.docking.complex import Complex
 from domains.docking.regions import Region, around_site
-from domains.docking.sites.finder import known_sites
+from domains.docking.sites.finder import find_sites
 from domains.docking.sites.measures import site_distances
 from domains.docking.sites.network import SiteNet
 
@@ -19,7 +19,7 @@ def decoy_regions(network: SiteNet, whole: Complex, count: int, margin: float) -
     protein, truth = whole.receptor.whole, whole.ligand.coordinates
     if truth is None:
         raise ValueError(f"{whole.name}: its true pose is not known")
-    sites = known_sites(network, protein, LOOKED_AT)
+    sites = find_sites(network, protein, LOOKED_AT)
     distance = site_distances(sites, protein, truth).copy
     wrong = [sites[i].centre.tolist() for i in np.flatnonzero(distance > FAR)][: min(MOST, count)]
     ends = [round(count * (number + 1) / len(wrong)) for number in range(len(wrong))]

@@ -21,7 +21,7 @@ from core.pipeline import Pipeline, Request
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
 from domains.docking.complex import Complex
-from domains.docking.evaluation import sample_numbers
+from domains.docking.evaluation import poses_in, sample_numbers
 from domains.docking.metrics.rmsd import symmetry_rmsd
 from domains.docking.ranking.config import RankingConfig
 from domains.docking.ranking.decoys import decoy_regions
@@ -176,12 +176,11 @@ def _decoys(
     assert isinstance(network, SiteNet)
     regions = [decoy_regions(network, each, config.decoys, margin) for each in every]
     sites = [[n for n, r in enumerate(found, start=1) for _ in range(r.first, r.last)] for found in regions]
-    complexes = tuple(region.complex for region in chain.from_iterable(regions))
-    if not complexes:
+    places = list(chain.from_iterable(regions))
+    if not places:
         return [([], []) for _ in every]
-    index = tuple(i for i, r in enumerate(chain.from_iterable(regions)) for _ in range(r.first, r.last))
-    ids = torch.tensor([k for each, of in zip(numbers, sites, strict=True) for k in each[: len(of)]])
-    poses = iter(_sampled(pipeline, DockingBatch(ids, complexes, index).to(pipeline.device), config))
+    ids = [k for each, of in zip(numbers, sites, strict=True) for k in each[: len(of)]]
+    poses = iter(_sampled(pipeline, poses_in(places, ids).to(pipeline.device), config))
     return [(list(islice(poses, len(of))), of) for of in sites]
 
 

@@ -64,7 +64,8 @@ class RankingStage(Stage):
             "networks": weights_digest(networks), "data": data, "seed": run.seed,
             "sampling": run.sampling.model_dump(mode="json"), "latents": run.latents.model_dump(mode="json"),
             "ranking": self.config.model_dump(mode="json", include=MADE_WITH),
-            **model.model_dump(mode="json", include={"relax", "regions"} if self.config.decoys else {"relax"}),
+            **model.model_dump(mode="json", include={"relax"}),
+            "margin": model.regions.margin if self.config.decoys else None,
             "crop": None if model.data.crop is None else model.data.crop.model_dump(mode="json"),
         }  # fmt: skip
         store = PoseStore(folder / "state" / "poses", about)
