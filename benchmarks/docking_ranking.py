@@ -17,56 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from core.errors import DiscoError
 from core.pipeline import Pipeline
-from domains.docking.batch import DockingBatch
-from domains.docking.chemistry.pocket import Around
-from domains.docking.complex import Complex
 from domains.docking.config import DockingConfig
-from domains.docking.crops import cut
 from domains.docking.data.dataset import DockingDataset
-from domains.docking.evaluation import confidences
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.ranker import PoseRanker
-from domains.docking.pose import Pose, pose_of
 from domains.docking.ranking.config import RankingConfig
 from domains.docking.ranking.figures import Scored, ranking_figures
-from domains.docking.ranking.poses import LabelledPoses, PoseStore, make_all, weights_digest
-
-
-def true_pose(each: Complex) -> np.ndarray:
-    """[n, 3] Angstrom, frame of the protein's file."""
-    coordinates = each.ligand.coordinates
-    assert coordinates is not None, "a data set has none without"
-    return coordinates
-
-
-class Pockets:
-    """Complexes with the residues that ``disco dock --pocket`` keeps: within ``margin`` Angstrom of the true pose."""
-
-    def __init__(self, dataset: DockingDataset, margin: float, limit: int | None) -> None:
-        self.complexes = [cut(each, Around(true_pose(each), margin)) for each in dataset.complexes[:limit]]
-
-    def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> DockingBatch:
-        places = [int(i) for i in indices]
-        different = sorted(set(places))
-        clean = [pose_of(self.complexes[i].graph, self.complexes[i].graph["ligand"].matched) for i in places]
-        return DockingBatch(
-            torch.as_tensor(np.asarray(ids)), tuple(self.complexes[i] for i in different),
-            tuple(different.index(i) for i in places), Pose.concatenate(clean),
-        )  # fmt: skip
-
-
-def score(network: ConfidenceNet | PoseRanker, each: Complex, poses: LabelledPoses) -> np.ndarray:
-    """[P] confidences of poses."""
-    places = torch.from_numpy((poses.positions - each.receptor.centre).astype(np.float32))
-    state = Pose.concatenate([pose_of(each.graph, place) for place in places])
-    device = next(network.parameters()).device
-    batch = DockingBatch(torch.arange(len(places)), (each,), (0,) * len(places)).to(device)
-    return confidences(network, state.to(device), batch).double().cpu().numpy()
+from domains.docking.ranking.held_out import HeldOut, scores_of
+from domains.docking.ranking.poses import PoseStore, make_all, weights_digest
 
 
 def report(scored: Sequence[Scored]) -> None:
@@ -102,7 +62,8 @@ def measure(args: Any) -> None:
     model = pipeline.config.model
     assert isinstance(model, DockingConfig)
     language = pipeline.domain.language()  # type: ignore[attr-defined]
-    pockets = Pockets(DockingDataset(model.data, args.split, language, model.quirks), args.margin, args.limit)
+    complexes = DockingDataset(model.data, args.split, language, model.quirks, args.limit).complexes
+    pockets = HeldOut(complexes, args.margin)
     settings = RankingConfig(poses=args.poses, steps=args.steps, noisy=0)
     makers = {name: net for name, net in pipeline.networks.items() if name != "confidence"}
     about = {
@@ -116,7 +77,7 @@ def measure(args: Any) -> None:
     make_all(pipeline, pockets, store, settings)
     made, start = time.process_time() - start, time.process_time()
     kept = [(each, store.load(each.name)) for each in pockets.complexes]
-    scored = [(score(network, each, poses), poses.rmsd) for each, poses in kept if poses is not None]
+    scored = [(scores_of(network, each, poses), poses.rmsd) for each, poses in kept if poses is not None]
     ranked, count = time.process_time() - start, len(scored) * args.poses
     print(f"{args.split}: {len(scored)} complexes, {args.poses} poses each")
     report(scored)

@@ -1,5 +1,6 @@
 """The confidence model that is trained: its poses, its losses, its stage in a run, and the figures of its ranking."""
 
+import copy
 import io
 import logging
 import math
@@ -17,7 +18,6 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from benchmarks.docking_ranking import Pockets
 from core.checkpoint import read_manifest
 from core.config import RunConfig
 from core.errors import ConfigError, DataError
@@ -26,16 +26,20 @@ from core.pipeline import Pipeline
 from core.training.distributed import World
 from core.training.logs import read_jsonl
 from core.training.run import train
+from domains.docking.batch import DockingBatch
 from domains.docking.chemistry.pocket import Around
 from domains.docking.data import DockingDataset
 from domains.docking.domain import DockingDomain
 from domains.docking.evaluation import confidences
 from domains.docking.graph import Structure
+from domains.docking.metrics.calibration import fit_calibration
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.ranker import PoseRanker, surroundings
+from domains.docking.pose import Pose
 from domains.docking.ranking.data import PoseDataset, choose
 from domains.docking.ranking.decoys import decoy_regions
 from domains.docking.ranking.figures import auroc, ranking_figures
+from domains.docking.ranking.held_out import HeldOut, calibrate
 from domains.docking.ranking.losses import pair_losses, ranking_losses, soft_labels
 from domains.docking.ranking.poses import LabelledPoses, PoseStore, make_all, make_poses
 from domains.docking.ranking.stage import RankingStage, take_over
@@ -48,6 +52,7 @@ COARSE = [
     "model.confidence.kind=coarse", "model.confidence.network=vector", "model.confidence.atom_radius=6.0",
     "model.confidence.scalars=16", "model.confidence.vectors=4", "model.confidence.residue_radius=15.0",
     "model.ranking.poses=2", "model.ranking.noisy=6", "model.ranking.batch=1", "model.ranking.steps=2",
+    "model.ranking.held_out=2",
 ]  # fmt: skip
 DECOYS = [
     "model.sites.width=8", "model.sites.rounds=1", "model.ranking.decoys=3", "model.data.crop.margin=[8.0,10.0]",
@@ -578,7 +583,118 @@ def test_a_stage_that_goes_on_makes_nothing_again(tmp_path: Path, pipeline: Pipe
     again = RankingStage(domain, domain.confidence(), trained)
     second = again.prepare(domain.dataset("train"), tmp_path, ALONE)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == before
-    assert len(first) == len(second) == len(before) > 0
+    assert len(first) == len(second) == len(files(tmp_path / "state" / "poses")) > 0
+    assert len(files(tmp_path / "state" / "poses-held-out")) == len(domain.dataset("val")) > 0
+
+
+# ---- confidence as a probability ------------------------------------------------------------------------------------
+
+
+def first_logits(network: PoseRanker, dataset: DockingDataset, store: PoseStore) -> list[tuple[str, int, float]]:
+    """Name, number of the best-ranked pose, and its logit, of every complex, one pose at a time."""
+    found = []
+    for each in dataset.complexes:
+        poses = store.load(each.name)
+        assert poses is not None
+        batch = DockingBatch(torch.tensor([0]), (each,), (0,))
+        values = [raw(network, poses.pose(k, each), batch).item() for k in range(len(poses.rmsd))]
+        found.append((each.name, int(np.argmax(values)), max(values)))
+    return found
+
+
+@torch.no_grad()
+def raw(network: PoseRanker, poses: Pose, batch: DockingBatch) -> Tensor:
+    return network(batch.structure(torch.float32), poses.flat)[:, 0]
+
+
+def judged(store: PoseStore, folder: Path, first: Sequence[tuple[str, int, float]], right: Sequence[bool]) -> PoseStore:
+    """The same poses, of which the first one of every complex is right as told, and no other."""
+    made = PoseStore(folder, {})
+    made.open()
+    for (name, number, _), good in zip(first, right, strict=True):
+        poses = store.load(name)
+        assert poses is not None
+        rmsd = np.full(len(poses.rmsd), 9.0)
+        rmsd[number] = 1.0 if good else 3.0
+        made.save(replace(poses, rmsd=rmsd))
+    return made
+
+
+def test_confidence_is_the_logit_of_what_first_poses_are_worth(
+    pipeline: Pipeline, dataset: DockingDataset, store: PoseStore, tmp_path: Path
+) -> None:
+    network = copy.deepcopy(ranker(pipeline)).eval()
+    first = first_logits(network, dataset, store)
+    logits = np.array([value for _, _, value in first])
+    right = logits > np.median(logits)
+    assert 0 < right.sum() < len(right)
+    calibrate(network, dataset.complexes, judged(store, tmp_path, first, right.tolist()), 2.0)
+    a, b = fit_calibration(logits, right)
+    assert a > 0
+    assert network.calibration.tolist() == pytest.approx([a, b], rel=1e-3)
+    batch = PoseDataset(dataset, store, settings_of(pipeline)).load([0], [0]).poses
+    torch.testing.assert_close(
+        confidences(network, batch.clean, batch),
+        network.calibration[0] * raw(network, batch.clean, batch) + network.calibration[1],
+    )
+
+
+def test_a_model_that_ranks_backwards_is_not_calibrated(
+    pipeline: Pipeline, dataset: DockingDataset, store: PoseStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = copy.deepcopy(ranker(pipeline)).eval()
+    first = first_logits(network, dataset, store)
+    middle = np.median([value for _, _, value in first])
+    calibrate(
+        network, dataset.complexes, judged(store, tmp_path, first, [value < middle for _, _, value in first]), 2.0
+    )
+    assert network.calibration.tolist() == [1, 0]
+    assert "not more often right" in caplog.text
+    calibrate(network, [], store, 2.0)
+    assert "no poses of held-out complexes" in caplog.text
+    assert network.calibration.tolist() == [1, 0]
+
+
+def test_the_stage_ends_with_the_calibration_of_its_averaged_weights(run: Path) -> None:
+    model = Pipeline.from_pretrained(run, "cpu")
+    domain, network = model.domain, ranker(model)
+    assert isinstance(domain, DockingDomain)
+    stored = network.calibration.clone()
+    network.calibration.copy_(torch.tensor([1.0, 0.0]))
+    calibrate(network, domain.dataset("val").complexes, PoseStore(run / "state" / "poses-held-out", {}), 2.0)
+    assert network.calibration.tolist() == stored.tolist()
+
+
+def test_without_validation_complexes_confidence_stays_as_it_is(
+    tmp_path: Path, pipeline: Pipeline, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = DockingDomain(config())
+    train_data = domain.dataset("train")
+
+    def no_validation(split: str) -> DockingDataset:
+        raise DataError(f"no complex of the split '{split}'")
+
+    monkeypatch.setattr(domain, "dataset", no_validation)
+    stage = RankingStage(domain, domain.confidence(), {n: p for n, p in pipeline.networks.items() if n != "confidence"})
+    stage.prepare(train_data, tmp_path, ALONE)
+    stage.conclude()
+    assert "will not be calibrated: no complex of the split 'val'" in caplog.text
+    assert ranker(pipeline).calibration.tolist() == [1, 0]
+
+
+def test_held_out_complexes_are_seen_in_the_pockets_that_disco_dock_keeps(dataset: DockingDataset) -> None:
+    pockets = HeldOut(dataset.complexes, 8.0)
+    for each, whole in zip(pockets.complexes, dataset.complexes, strict=True):
+        truth = whole.ligand.coordinates
+        assert truth is not None
+        kept = whole.receptor.protein.crop(Around(truth, 8.0))
+        np.testing.assert_array_equal(each.receptor.protein.origin, kept.origin)
+        atoms = each.graph["atom"].pos.double().numpy() + each.receptor.centre
+        np.testing.assert_allclose(atoms, kept.positions, atol=1e-4)
+    batch = pockets.load([1, 0, 1], [7, 8, 9])
+    assert [batch.complexes[i].name for i in batch.index] == [dataset.complexes[i].name for i in (1, 0, 1)]
+    assert batch.ids.tolist() == [7, 8, 9]
+    assert HeldOut(dataset.complexes, None).complexes == dataset.complexes
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -620,15 +736,3 @@ def test_figures_of_a_known_ranking() -> None:
         assert figure.low <= figure.value <= figure.high
     with pytest.raises(DataError, match="no complex"):
         ranking_figures([])
-
-
-def test_the_benchmark_ranks_poses_in_the_pockets_that_disco_dock_keeps(dataset: DockingDataset) -> None:
-    pockets = Pockets(dataset, 8.0, 2)
-    assert len(pockets.complexes) == 2
-    for each, whole in zip(pockets.complexes, dataset.complexes, strict=False):
-        truth = whole.ligand.coordinates
-        assert truth is not None
-        kept = whole.receptor.protein.crop(Around(truth, 8.0))
-        np.testing.assert_array_equal(each.receptor.protein.origin, kept.origin)
-        atoms = each.graph["atom"].pos.double().numpy() + each.receptor.centre
-        np.testing.assert_allclose(atoms, kept.positions, atol=1e-4)

@@ -20,11 +20,12 @@ from domains.docking.batch import DockingBatch
 from domains.docking.chemistry.ligand import read_ligand
 from domains.docking.chemistry.protein import Protein, read_protein
 from domains.docking.complex import Complex, Receptor, make_complex
+from domains.docking.metrics.calibration import fit_calibration
 from domains.docking.sites import finder
-from domains.docking.sites.calibration import calibrate, fit_calibration
+from domains.docking.sites.calibration import calibrate
 from domains.docking.sites.config import SitesConfig
 from domains.docking.sites.features import N_FEATURES, NEIGHBOURS, PointCloud, point_cloud, point_features
-from domains.docking.sites.finder import clusters, find_sites, known_sites, point_shares
+from domains.docking.sites.finder import clusters, find_sites, known_sites, logit, point_shares
 from domains.docking.sites.labels import ligand_copies, touched
 from domains.docking.sites.measures import hit_rates, random_distances, random_hit_rates, site_distances, wilson
 from domains.docking.sites.network import RunningScale, SiteNet
@@ -348,10 +349,11 @@ def test_measures() -> None:
 def test_calibration_finds_the_line_that_the_hits_were_drawn_from() -> None:
     generator = np.random.default_rng(0)
     scores = generator.uniform(0.01, 0.99, 20000)
-    chance = 1 / (1 + np.exp(-(0.7 * np.log(scores / (1 - scores)) - 0.5)))
-    a, b = fit_calibration(scores, generator.uniform(size=len(scores)) < chance)
+    logits = logit(scores)
+    chance = 1 / (1 + np.exp(-(0.7 * logits - 0.5)))
+    a, b = fit_calibration(logits, generator.uniform(size=len(scores)) < chance)
     assert (a, b) == pytest.approx((0.7, -0.5), abs=0.06)
-    with pytest.raises(ValueError, match="no sites"):
+    with pytest.raises(ValueError, match="nothing to calibrate"):
         fit_calibration(np.array([]), np.array([], dtype=bool))
 
 

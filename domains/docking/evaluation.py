@@ -62,12 +62,13 @@ def poses_in(places: Sequence[Region], numbers: Sequence[int] | None = None) -> 
 
 @torch.no_grad()
 def confidences(network: ConfidenceNet | PoseRanker, poses: Pose, batch: DockingBatch) -> Float[Tensor, " b"]:
-    """[B] first logit of the confidence model: higher is better, of poses of the same complex only."""
+    """[B] first logit of the confidence model, as calibrated: higher is better, of poses of the same complex only."""
     dtype = next(network.parameters()).dtype
     at_once = RANKED_AT_ONCE if isinstance(network, PoseRanker) else 1
     pieces = [slice(start, start + at_once) for start in range(0, batch.size, at_once)]
     values = [network(batch.select(each).structure(dtype), poses.select(each).flat.to(dtype)) for each in pieces]
-    return torch.cat(values)[:, 0]
+    a, b = network.calibration.unbind()
+    return a * torch.cat(values)[:, 0] + b
 
 
 def judge(

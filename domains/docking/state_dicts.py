@@ -287,6 +287,7 @@ def confidence_from(state: Mapping[str, Tensor]) -> ConfidenceNet:
         _convolution(source, f"conv_layers.{number}.fc", 3, target, f"{to}.conv", e3nn_rows(conv.product))
         _norm(source, f"conv_layers.{number}.batch_norm", target, f"{to}.norm")
     _node_head(source, "confidence_predictor", target, "predictor")
+    target["calibration"] = model.calibration  # theirs has none
     _load(model, target, source, "confidence model")
     return model
 

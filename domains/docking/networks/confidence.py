@@ -110,11 +110,16 @@ class _Protein:
 
 
 class ConfidenceNet(nn.Module):
-    """Logits of "RMSD below 2 A" (column 0 ranks poses) from the pose in the protein with all its heavy atoms."""
+    """Logits of "RMSD below 2 A" (column 0 ranks poses) from the pose in the protein with all its heavy atoms.
+
+    calibration: (a, b) of confidence = a logit + b, a logit of probability; ``ranking.held_out`` sets it.
+    """
 
     def __init__(self, options: ConfidenceOptions) -> None:
         super().__init__()
         self.options = options
+        self.calibration: Tensor
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         s, sigma, distance = options.scalars, options.sigma_dim, options.distance_dim
         self.types = nn.ModuleDict(
             {

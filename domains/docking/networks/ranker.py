@@ -24,13 +24,15 @@ class PoseRanker(nn.Module):
     """Logits of "RMSD below a threshold" per pose (column 0 ranks); the same call as ``ConfidenceNet``.
 
     empirical: it also hears the terms of Vina's scoring function, per atom and in all, and Vina's energy within the
-    ligand.
+    ligand. calibration: (a, b) of confidence = a logit + b, a logit of probability; ``ranking.held_out`` sets it.
     """
 
     def __init__(self, options: BackboneOptions, outputs: int, empirical: bool = False) -> None:
         super().__init__()
         self.options, self.empirical = options, empirical
         self.backbone = make_backbone(options, receptor=False)
+        self.calibration: Tensor
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         width, seen = 2 * options.scalars, len(SHELLS) + TERMS * empirical
         self.atoms = nn.Sequential(
             nn.Linear(self.backbone.invariant_width + seen, width), nn.SiLU(), nn.Dropout(options.dropout),

@@ -13,7 +13,7 @@ from core.errors import DataError
 from core.rng import SampleStreams
 from domains.docking.batch import DockingBatch
 from domains.docking.data import DockingDataset
-from domains.docking.pose import Pose, pose_of
+from domains.docking.pose import Pose
 from domains.docking.ranking.config import RankingConfig
 from domains.docking.ranking.poses import LabelledPoses, PoseStore
 
@@ -62,15 +62,14 @@ class PoseDataset:
         fields, rmsd = [], []
         for row, (number, (place, poses, known)) in enumerate(zip(numbers, chosen, strict=True)):
             seen = {0: base.index[row]}  # surroundings of every site
-            for k in known[choose(poses.rmsd[known], self.config.thresholds[0], group, number)]:
+            for k in known[choose(poses.rmsd[known], self.config.thresholds[0], group, number)].tolist():
                 site = int(poses.site[k])
                 if site not in seen:
                     seen[site] = len(complexes)
                     complexes.append(self.dataset.around(place, _some_pose_in(poses, site, number), number))
                 each = complexes[seen[site]]
-                position = torch.from_numpy((poses.positions[k] - each.receptor.centre).astype(np.float32))
                 index.append(seen[site])
-                fields.append(pose_of(each.graph, position))
+                fields.append(poses.pose(k, each))
                 rmsd.append(poses.rmsd[k])
         each_id = base.ids.repeat_interleave(group)
         batch = DockingBatch(each_id, tuple(complexes), tuple(index), Pose.concatenate(fields))

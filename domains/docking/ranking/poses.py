@@ -23,6 +23,7 @@ from domains.docking.batch import DockingBatch
 from domains.docking.complex import Complex
 from domains.docking.evaluation import poses_in, sample_numbers
 from domains.docking.metrics.rmsd import symmetry_rmsd
+from domains.docking.pose import Pose, pose_of
 from domains.docking.ranking.config import RankingConfig
 from domains.docking.ranking.decoys import decoy_regions
 from domains.docking.sites.network import SiteNet
@@ -46,6 +47,11 @@ class LabelledPoses:
     rmsd: Float[np.ndarray, " p"]
     sampled: Bool[np.ndarray, " p"]
     site: Int[np.ndarray, " p"]
+
+    def pose(self, number: int, seen: Complex) -> Pose:
+        """Pose ``number`` in the frame of what is seen of its complex."""
+        moved = (self.positions[number] - seen.receptor.centre).astype(np.float32)
+        return pose_of(seen.graph, torch.from_numpy(moved))
 
 
 @runtime_checkable

@@ -1,26 +1,31 @@
 """Training of the confidence model, as a stage of its own."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.interfaces import Dataset, Domain, Stage
 from core.pipeline import Pipeline
 from core.rng import SampleStreams
 from core.training.distributed import World
 from domains.docking.config import DockingConfig
 from domains.docking.data import DockingDataset
+from domains.docking.networks.confidence import ConfidenceNet
+from domains.docking.networks.ranker import PoseRanker
+from domains.docking.ranking.config import RankingConfig
 from domains.docking.ranking.data import PoseBatch, PoseDataset
+from domains.docking.ranking.held_out import HeldOut, calibrate
 from domains.docking.ranking.losses import ranking_losses
-from domains.docking.ranking.poses import PoseStore, make_all, weights_digest
+from domains.docking.ranking.poses import Complexes, PoseStore, make_all, weights_digest
 
 logger = logging.getLogger("disco")
 MADE_BY = ("denoiser", "encoder", "prior")
 MADE_WITH = {"poses", "steps", "decoys", "noisy", "noise_time", "batch"}  # settings that the poses follow from
+AS_USERS_DO = {"steps": None, "noisy": 0, "decoys": 0}
 
 
 class RankingStage(Stage):
@@ -54,31 +59,64 @@ class RankingStage(Stage):
             take_over(self.confidence, trained[config.initial])
         # In a tuple, so that they are no part of what this stage trains and saves.
         self._trained: tuple[Mapping[str, nn.Module], ...] = ({n: trained[n] for n in makers if n in trained},)
+        self._calibrate: Callable[[ConfidenceNet | PoseRanker], None] | None = None
 
     def prepare(self, dataset: Dataset, folder: Path, world: World) -> Dataset:
-        """Makes the poses that FOLDER/state/poses lacks. Raises DataError, RequestError, StorageError."""
-        data = dataset.content_hash
+        """Makes the poses that FOLDER/state/poses lacks, and those of the validation complexes in poses-held-out.
+
+        Raises DataError, RequestError, StorageError.
+        """
         assert isinstance(dataset, DockingDataset)
-        networks, run, model = self._trained[0], self.domain.config, self.model
-        about = {
-            "networks": weights_digest(networks), "data": data, "seed": run.seed,
-            "sampling": run.sampling.model_dump(mode="json"), "latents": run.latents.model_dump(mode="json"),
-            "ranking": self.config.model_dump(mode="json", include=MADE_WITH),
-            **model.model_dump(mode="json", include={"relax"}),
-            "margin": model.regions.margin if self.config.decoys else None,
-            "crop": None if model.data.crop is None else model.data.crop.model_dump(mode="json"),
-        }  # fmt: skip
-        store = PoseStore(folder / "state" / "poses", about)
-        if world.is_main:
-            store.open()
-        world.barrier()
-        pipeline = Pipeline(self.domain, networks, world.device)
-        make_all(pipeline, dataset, store, self.config, world.rank, world.size)
-        world.barrier()
+        pipeline = Pipeline(self.domain, self._trained[0], world.device)
         self._trained = ()  # averages of the weights copy the stage
+        store = self._made(pipeline, dataset, dataset.content_hash, self.config, folder / "state" / "poses", world)
+        if self.config.held_out:
+            self._prepare_calibration(pipeline, folder / "state" / "poses-held-out", world)
         samples = PoseDataset(dataset, store, self.config)
         logger.info("ranking is learned from the poses of %d complexes", len(samples))
         return samples
+
+    def _prepare_calibration(self, pipeline: Pipeline, folder: Path, world: World) -> None:
+        """Poses of the validation complexes, as users get them; that there are no such complexes is said."""
+        try:
+            known = self.domain.dataset("val")
+        except DataError as error:
+            logger.warning("confidence will not be calibrated: %s", error)
+            return
+        assert isinstance(known, DockingDataset)
+        seen = HeldOut(known.complexes, None if self.model.data.crop is None else self.model.regions.margin)
+        asked = self.config.model_copy(update=AS_USERS_DO | {"poses": self.config.held_out})
+        store = self._made(pipeline, seen, known.content_hash, asked, folder, world)
+        good = self.config.thresholds[0]
+        # A function, which copies of the stage share.
+        self._calibrate = lambda network: calibrate(network, seen.complexes, store, good)
+
+    def _made(
+        self, pipeline: Pipeline, dataset: Complexes, data: str, config: RankingConfig, folder: Path, world: World
+    ) -> PoseStore:
+        """All poses of a data set of that content hash."""
+        run, model = self.domain.config, self.model
+        about = {
+            "networks": weights_digest(pipeline.networks), "data": data, "seed": run.seed,
+            "sampling": run.sampling.model_dump(mode="json"), "latents": run.latents.model_dump(mode="json"),
+            "ranking": config.model_dump(mode="json", include=MADE_WITH),
+            **model.model_dump(mode="json", include={"relax"}),
+            "margin": model.regions.margin,
+            "crop": None if model.data.crop is None else model.data.crop.model_dump(mode="json"),
+        }  # fmt: skip
+        store = PoseStore(folder, about)
+        if world.is_main:
+            store.open()
+        world.barrier()
+        make_all(pipeline, dataset, store, config, world.rank, world.size)
+        world.barrier()
+        return store
+
+    def conclude(self) -> None:
+        """Make confidence the logit of a probability, where validation complexes are known."""
+        if self._calibrate is not None:
+            assert isinstance(self.confidence, ConfidenceNet | PoseRanker)
+            self._calibrate(self.confidence)
 
     def forward(self, batch: Any, streams: SampleStreams) -> dict[str, Tensor]:
         """batch: a ``PoseBatch``; ``loss`` [B], ``bce``, ``pair``, and ``order``, the share of pairs in order."""

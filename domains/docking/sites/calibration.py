@@ -4,15 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
 
 from domains.docking.chemistry.protein import Protein
+from domains.docking.metrics.calibration import fit_calibration
 from domains.docking.sites.finder import find_sites, logit
 from domains.docking.sites.measures import HIT, site_distances
 from domains.docking.sites.network import SiteNet
-
-RIDGE = 1e-3
-STEPS = 25
 
 
 def calibrate(network: SiteNet, complexes: Iterable[tuple[Protein, np.ndarray]], count: int = 5) -> None:
@@ -26,19 +23,5 @@ def calibrate(network: SiteNet, complexes: Iterable[tuple[Protein, np.ndarray]],
         sites = find_sites(network, protein, count)
         scores += [site.score for site in sites]
         hits += (site_distances(sites, protein, ligand).atom < HIT).tolist()
-    a, b = fit_calibration(np.array(scores), np.array(hits, dtype=bool))
+    a, b = fit_calibration(logit(np.array(scores)), np.array(hits, dtype=bool))
     network.calibration.copy_(torch.tensor([a, b]))
-
-
-def fit_calibration(scores: Float64[np.ndarray, " s"], hits: Bool[np.ndarray, " s"]) -> tuple[float, float]:
-    """(a, b) of the logistic regression P(hit) = sigmoid(a logit(score) + b) (Platt 1999), by Newton's method."""
-    if not len(scores):
-        raise ValueError("no sites with known ligands to calibrate on")
-    inputs = np.stack([logit(scores), np.ones(len(scores))], axis=1)
-    weights = np.zeros(2)
-    for _ in range(STEPS):
-        expected = 1 / (1 + np.exp(-inputs @ weights))
-        gradient = inputs.T @ (expected - hits) + RIDGE * weights
-        curvature = (inputs.T * (expected * (1 - expected))) @ inputs + RIDGE * np.eye(2)
-        weights = weights - np.linalg.solve(curvature, gradient)
-    return float(weights[0]), float(weights[1])
