@@ -107,6 +107,9 @@ def sample(
         str | None, typer.Option(help="Latents to use, e.g. 3,-1,7 (-1: from the prior) [default: all from it].")
     ] = None,
     share_latents: Annotated[bool, typer.Option(help="All samples get the latents of the first.")] = False,
+    low_model: Annotated[
+        Path | None, typer.Option(help="Model without latents that the sampler mixed takes below its threshold.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per network call; changes nothing else.")] = 512,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -123,6 +126,7 @@ def sample(
         spec=_given(given),
         sampler=pipeline.sampler(sampler, _options_of(option)) if sampler or option else None,
         codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
+        low_model=Pipeline.from_pretrained(low_model, device) if low_model else None,
     )  # fmt: skip
     result = pipeline.generate(request)
     files = pipeline.domain.write(result, out)
@@ -249,6 +253,7 @@ def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
         "codes": result.latents.codes.tolist() if discrete else None,
         "steps": pipeline.steps_of(request),
         "sampler": pipeline.config.sampling.sampler if request.sampler is None else repr(request.sampler),
+        "low_model": request.low_model.name if request.low_model else None,
         "given": {name: str(value) for name, value in request.spec.items()},
         "scores": {name: values.tolist() for name, values in result.scores.items()},
         "guidance": pipeline.config.sampling.guidance,

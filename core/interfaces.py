@@ -132,8 +132,8 @@ class Stage(nn.Module, ABC):
 
     def conclude(self) -> None:
         """Called on the averaged weights after the last step, in the main process, before they are saved, and again
-        where a finished run is called again (docking: probabilities of binding sites are calibrated on validation
-        data); nothing by default."""
+        where a finished run is called again (docking: probabilities of sites and poses are calibrated on
+        validation data); nothing by default."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from core.latents import LatentSpace, from_codes, keep_all
 from core.prior import PriorOptions
 from core.registry import get_domain
 from core.rng import SampleStreams
-from core.samplers import Callback, Sampler, make_sampler
+from core.samplers import Callback, Mixed, Sampler, make_sampler
 from core.spaces import latent_space
 from core.training.distributed import resolve_device
 from core.types import Latents, Samples, padded
@@ -36,7 +36,8 @@ class Request:
     else of the batch); label: class number, one per sample, or None for classes in turn;
     spec: whatever else the domain's ``request`` takes; steps, sampler, guidance: of
     the reverse process; prior: how latents are drawn; codes: [M] or [B, M] latents to use, -1 where the prior draws;
-    share_latents: all samples get the latents of the first; batch_size: samples per network call.
+    share_latents: all samples get the latents of the first; low_model: whose score the sampler ``mixed`` takes below
+    its threshold, a model of the same data without latents (DisCo-Diff Table 2); batch_size: samples per network call.
     """
 
     count: int = 1
@@ -50,6 +51,7 @@ class Request:
     prior: PriorOptions | None = None
     codes: Tensor | None = None
     share_latents: bool = False
+    low_model: "Pipeline | None" = None
     batch_size: int = 512
 
 
@@ -170,15 +172,28 @@ class Pipeline:
         """The reverse process of one batch under given latents: clean state as the domain finishes it, and network
         evaluations per sample.
 
-        Only seed, steps, sampler and guidance of ``request`` matter here.
+        Only seed, steps, sampler, guidance and low_model of ``request`` matter here.
         """
-        defaults = self.config.sampling
         batch = batch.to(self.device)
-        sampler = request.sampler or self.sampler(defaults.sampler, defaults.options)
+        sampler = self._sampler_of(request, batch)
         state, times, streams = self.start(batch, self.steps_of(request), request.seed)
         score = self.field(batch, latents, request.guidance)
         clean = sampler.run(score, state, times, streams, callback)
         return self.domain.finish(clean, batch), score.nfe
+
+    def _sampler_of(self, request: Request, batch: Samples) -> Sampler:
+        """The sampler of a request, or else the model's own, for one batch."""
+        own, low = self.config.sampling, request.low_model
+        sampler = request.sampler or self.sampler(own.sampler, own.options)
+        if low is None:
+            return sampler
+        if not isinstance(sampler, Mixed):
+            raise RequestError("low_model was given, and only the sampler 'mixed' changes the model at a noise level")
+        if low.space is not None or low.config.domain != self.config.domain:
+            raise RequestError(
+                f"the model below the threshold must be one of '{self.config.domain}' without latents, not {low.name}"
+            )
+        return replace(sampler, low_field=low.field(batch, None))
 
     def solve_in_pieces(
         self, batch: Samples, latents: Latents | None, request: Request, callback: Callback | None = None

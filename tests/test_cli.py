@@ -20,6 +20,7 @@ from core.checkpoint import read_manifest
 from core.cli import app, main
 from core.config_file import load_config
 from core.errors import CheckpointError, RequestError
+from core.pipeline import Pipeline
 from core.registry import domain_names
 from core.training.logs import read_jsonl
 from tests.support import ROOT, disco, write_config
@@ -147,6 +148,15 @@ def test_the_recorded_codes_give_the_same_sample_again(trained: Trained, tmp_pat
     invoke("sample", trained("images"), "-n", "1", "-o", tmp_path / "second", "--codes", ",".join(map(str, codes)))
     name = "images/000000.png"
     assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_sample_with_another_model_below_a_noise_level(trained: Trained, tmp_path: Path) -> None:
+    options = ("-n", "2", "--steps", "4", "--sampler", "mixed", "--option", "threshold=0.5", "-o", tmp_path)
+    invoke("sample", trained("toy"), *options, "--low-model", trained("toy-plain"))
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert record["low_model"] == Pipeline.from_pretrained(trained("toy-plain"), "cpu").name
+    invoke("sample", trained("toy"), *options)
+    assert json.loads((tmp_path / "samples.json").read_text())["low_model"] is None
 
 
 def test_sample_writes_one_png_per_image_and_a_grid(trained: Trained, tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ def test_first_poses_are_counted_by_their_confidence() -> None:
         ranked("e", -4.0, None),
     )  # fmt: skip
     model = Run("model-pocket", {"program": "model", "mode": "pocket"}, records)
-    counts = [(band.low, band.high, band.complexes, band.below_2, band.below_5) for band in bands(model)]
-    assert counts == [
-        (-math.inf, -1.5, 1, 0, 0), (-1.5, 0.0, 1, 0, 0), (0.0, 2.0, 2, 1, 2), (2.0, math.inf, 1, 1, 1),
-    ]  # fmt: skip
+    counts = [(band.word, band.complexes, band.below_2, band.below_5) for band in bands(model)]
+    assert counts == [("high", 3, 2, 3), ("moderate", 1, 0, 0), ("low", 1, 0, 0)]
+    chances = [sum(1 / (1 + math.exp(-score)) for score in scores) for scores in ((2.5, 2.0, 0.1), (0.0,), (-4.0,))]
+    assert [band.expected for band in bands(model)] == pytest.approx(chances)
     text = markdown([model], list(entries([model], 5)), 5)
-    assert "| model-pocket | 0 | 2 | 2 | 1 | 2 |" in text
+    assert f"| model-pocket | high | 3 | {chances[0]:.1f} | 2 | 3 |" in text
     assert bands(replace(model, about={"program": "vina", "mode": "pocket"})) == []
 
 

@@ -20,7 +20,7 @@ from domains.docking.crops import cut, random_crop, surroundings
 from domains.docking.dock.result import DockingResult
 from domains.docking.graph import ATOM_NEAR, NEAR
 from domains.docking.pipeline import DockingPipeline
-from domains.docking.regions import allotted, in_site, regions, whole_code
+from domains.docking.regions import DockedSite, allotted, ranked_together, regions, whole_code
 from domains.docking.request import DockingRequest
 from domains.docking.sites import finder as finder_module
 from domains.docking.sites.config import SitesConfig
@@ -165,8 +165,11 @@ def test_latents_of_a_region_name_nodes_of_the_whole(whole: Complex, finder: Sit
 def test_confidence_in_a_site_is_a_sum_of_log_odds() -> None:
     confidence, likely = np.array([0.0, 2.0, -3.0, 1.0]), np.array([0.5, 0.9, 0.2, 1.0])
     odds = np.array([0.0, np.log(9.0), np.log(0.25), np.log(999.0)])  # never quite certain of a site
-    np.testing.assert_allclose(in_site(confidence, likely, 0.4), confidence + 0.4 * odds, rtol=1e-12)
-    np.testing.assert_allclose(in_site(confidence, likely, 0.0), confidence, rtol=0)
+    sites = [DockedSite(1, chance, (0.0, 0.0, 0.0)) for chance in likely.tolist()]
+    np.testing.assert_allclose(ranked_together(confidence, sites, 0.4), confidence + 0.4 * odds, rtol=1e-12)
+    np.testing.assert_allclose(ranked_together(confidence, sites, 0.0), confidence, rtol=0)
+    for unknown in ((), (*sites[:3], None)):
+        np.testing.assert_allclose(ranked_together(confidence, unknown, 0.4), confidence, rtol=0)
 
 
 def test_a_library_is_docked_into_sites_that_were_looked_for_once(

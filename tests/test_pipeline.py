@@ -13,7 +13,7 @@ from core.errors import CheckpointError, ConfigError, RequestError
 from core.guidance import Guidance
 from core.pipeline import Pipeline, Request
 from core.prior import PriorOptions
-from core.samplers import SAMPLERS, Churn, Euler, Step, make_sampler
+from core.samplers import SAMPLERS, Churn, Euler, Heun, Mixed, Sampler, Step, make_sampler
 from tests.support import VARIANTS
 
 Trained = Callable[[str], Path]
@@ -295,3 +295,33 @@ def test_guidance_can_be_set_with_its_interval(trained: Trained) -> None:
     doubled = int(((levels > 1) & (levels <= 5)).sum())
     assert doubled > 0
     assert pipeline.generate(count=1, sampler=Euler()).nfe == 4 + doubled
+
+
+def test_another_model_takes_over_at_a_noise_level(trained: Trained) -> None:
+    pipeline, plain = load(trained, "toy"), load(trained, "toy-plain")
+    mixed = Mixed(threshold=0.5, high=Heun(), low=Euler())
+    result = pipeline.generate(count=3, seed=2, steps=6, sampler=mixed, low_model=plain, batch_size=2)
+    batch = pipeline.domain.request(range(3)).to(pipeline.device)
+    state, times, streams = pipeline.start(batch, 6, 2)
+    place = int((pipeline.geometry.noise_level(times) <= 0.5).nonzero()[0])
+    assert 0 < place < 6
+    high = pipeline.field(batch, result.latents)
+    state = Heun().run(high, state, times[: place + 1], streams)
+    low = plain.field(batch, None)
+    state = Euler().run(low, state, times[place:], streams)
+    torch.testing.assert_close(result.state["x"], state["x"], rtol=1e-4, atol=1e-5)
+    assert result.nfe == high.nfe + low.nfe
+    assert not x(pipeline, count=3, seed=2, steps=6, sampler=mixed).equal(result.state["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "words"),
+    [
+        ("toy-plain", Heun(), "only the sampler 'mixed'"),
+        ("toy", Mixed(), "one of 'toy' without latents"),
+        ("images-plain", Mixed(), "one of 'toy' without latents"),
+    ],
+)
+def test_a_model_that_cannot_take_over_is_refused(trained: Trained, name: str, sampler: Sampler, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        load(trained, "toy").generate(sampler=sampler, low_model=load(trained, name))

@@ -107,10 +107,10 @@ def _cells(lines: Sequence[Entry]) -> list[list[str]]:
 
 
 def _bands(lines: Sequence[Band]) -> list[list[str]]:
-    cells = [["method", "above", "up to", "complexes", "< 2 A", "< 5 A"]]
+    cells = [["method", "confidence", "complexes", "< 2 A expected", "< 2 A", "< 5 A"]]
     for line in lines:
-        counts = (line.complexes, line.below_2, line.below_5)
-        cells.append([line.method, f"{line.low:g}", f"{line.high:g}", *map(str, counts)])
+        counts = (line.complexes, f"{line.expected:.1f}", line.below_2, line.below_5)
+        cells.append([line.method, line.word, *map(str, counts)])
     return cells
 
 

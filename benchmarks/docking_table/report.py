@@ -1,6 +1,5 @@
 """From the records of all methods to the figures of the table."""
 
-import itertools
 import json
 import math
 import statistics
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from benchmarks.docking_table.store import ABOUT, Record
 from core.errors import DataError, RequestError
+from domains.docking.dock.flags import BANDS, band
 from domains.docking.metrics.table import ComplexResult, Interval, Order, Row, Summary, summarise
 
 # Figures of the table: what is shown, the pose it is of, and its key in ``metrics.table.LABELS``.
@@ -25,7 +26,6 @@ FIGURES = {
     "% PB-valid": ("first", "valid"), "% < 2 A and valid": ("first", "rmsd_below_2_and_valid"),
 }  # fmt: skip
 ORDERS: dict[Order, str] = {"confidence": "ranked", "random": "random pose"}
-BOUNDS = (-math.inf, -1.5, 0.0, 2.0, math.inf)  # of confidence; -1.5 and 0 part the bands of ``disco dock``
 GROUPS = ("all", "shared", "main", "hard", "unseen")
 
 
@@ -65,26 +65,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Band:
-    """First poses of a method with confidence above ``low``, up to ``high``: how many, and below 2 and 5 Angstrom."""
+    """First poses of a method whose confidence ``disco dock`` calls ``word``: how many, of which ``expected`` are right
+    if confidence is the logit of a probability, and how many are, below 2 Angstrom and below 5."""
 
     method: str
-    low: float
-    high: float
+    word: str
     complexes: int
+    expected: float
     below_2: int
     below_5: int
 
 
 def bands(run: Run) -> list[Band]:
-    """What the confidence of the first pose is worth, for a model that ranks: a line for every band of ``BOUNDS``."""
+    """What the confidence of the first pose is worth, for a model that ranks: a line for every band."""
     if not run.ranked or run.about.get("program") != "model":
         return []
     known = [(r.scores[0], r.rmsd[0]) for r in run.records if r.failure is None and r.scores]
     first = np.array(known, dtype=float).reshape(-1, 2)
+    words = np.array([band(confidence) for confidence in first[:, 0]])
     lines = []
-    for low, high in itertools.pairwise(BOUNDS):
-        rmsd = first[(first[:, 0] > low) & (first[:, 0] <= high), 1]
-        lines.append(Band(run.name, low, high, len(rmsd), int((rmsd < 2).sum()), int((rmsd < 5).sum())))
+    for word in BANDS:
+        confidence, rmsd = first[words == word].T
+        expected = float(expit(confidence).sum())
+        lines.append(Band(run.name, word, len(rmsd), expected, int((rmsd < 2).sum()), int((rmsd < 5).sum())))
     return lines
 
 

@@ -190,7 +190,7 @@ class RegionsConfig(Section):
 
     sites: PositiveInt = 3
     margin: PositiveFloat = 8.0
-    weight: float = Field(default=0.4, ge=0)
+    weight: float = Field(default=0.136, ge=0)
 
 
 class RelaxConfig(Section):

@@ -31,7 +31,7 @@ from domains.docking.metrics.table import ComplexResult, Row, summarise
 from domains.docking.networks.confidence import ConfidenceNet
 from domains.docking.networks.ranker import PoseRanker
 from domains.docking.pose import Pose
-from domains.docking.regions import Region, in_site, regions_of
+from domains.docking.regions import Region, ranked_together, regions_of
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
@@ -163,11 +163,9 @@ class Evaluation:
         batch = poses_in(places).to(self.pipeline.device)
         poses, _ = self.pipeline.solve_in_pieces(batch, self._latents(batch, source), self.request)
         confidence = self.pipeline.domain.scores(self.pipeline.networks, poses, batch).get("confidence")
-        sites = [places[number].site for number in batch.index]
-        if confidence is not None and all(sites):
-            likely = np.array([site.probability for site in sites if site is not None])
-            weight = self.pipeline.config.model.regions.weight
-            confidence = torch.from_numpy(in_site(confidence.double().cpu().numpy(), likely, weight))
+        if confidence is not None:
+            sites, weight = [places[number].site for number in batch.index], self.pipeline.config.model.regions.weight
+            confidence = torch.from_numpy(ranked_together(confidence.double().cpu().numpy(), sites, weight))
         seconds, unseen = time.perf_counter() - start, each.name in self.dataset.unseen
         return judge(
             poses, batch, range(batch.size), confidence, unseen=unseen, seconds=seconds,

@@ -96,10 +96,14 @@ def whole_code(code: int, region: Complex) -> int:
     return code if code < atoms else atoms + int(region.receptor.protein.origin[code - atoms])
 
 
-def in_site(
-    confidence: Float64[np.ndarray, " p"], probability: Float64[np.ndarray, " p"], weight: float
+def ranked_together(
+    confidence: Float64[np.ndarray, " p"], sites: Sequence[DockedSite | None], weight: float
 ) -> Float64[np.ndarray, " p"]:
-    """Confidence plus ``weight`` times the log-odds of the pose's site, so that poses in different sites can be ranked
-    together. What the confidence model itself can tell of a site is in its logit: the weight says what is left."""
+    """Confidence plus ``weight`` times the log-odds of the site of every pose, so that poses in different sites can be
+    ranked together; as it is where a pose has no site. What the confidence model itself can tell of a site is in its
+    logit: the weight says what is left."""
+    probability = [site.probability for site in sites if site is not None]
+    if len(probability) < len(confidence):
+        return confidence
     kept = np.clip(probability, 1e-3, 1 - 1e-3)
     return confidence + weight * (np.log(kept) - np.log1p(-kept))

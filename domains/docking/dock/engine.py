@@ -21,7 +21,7 @@ from domains.docking.complex import Complex
 from domains.docking.dock.settings import DockSettings
 from domains.docking.evaluation import sample_numbers
 from domains.docking.pose import Pose
-from domains.docking.regions import DockedSite, Region, in_site, regions_of, whole_code
+from domains.docking.regions import DockedSite, Region, ranked_together, regions_of, whole_code
 from domains.docking.write import pose_positions
 
 logger = logging.getLogger("disco")
@@ -207,8 +207,8 @@ def _joined(each: Complex, found: Sequence[tuple[Region, Docked]], site_weight: 
         codes = np.array([[whole_code(int(c), owner) for c in row] for row, owner in zip(codes, owners, strict=True)])
     seconds = sum(part.seconds for part in parts)
     confidence = every("confidence")
-    if confidence is not None and sites:
-        confidence = in_site(confidence, np.array([site.probability for site in sites]), site_weight)
+    if confidence is not None:
+        confidence = ranked_together(confidence, sites, site_weight)
     return Docked(each, positions, codes, confidence, every("frames"), seconds, sites or None)
 
 

@@ -30,6 +30,7 @@ FREE, STIFFNESS = 0.3, 100.0  # Angstrom; kcal/mol/A^2 beyond: about the error o
 ITERATIONS = 200
 REACH = 8.0  # Angstrom, of van der Waals terms within the ligand
 APART = 5.0  # Angstrom to the nearest protein atom: nothing touches
+BANDS = ("high", "moderate", "low")
 WORDS = ("not-finite", "apart", "clash", "self-clash", "strain", "stereo")
 TYPED_ATOMS = 300  # heavy atoms: larger ligands take seconds per pose, so their strain is not measured
 
@@ -91,7 +92,8 @@ def pose_flags(
 
 
 def band(confidence: float) -> str:
-    """'high', 'moderate' or 'low': the bands that DiffDock's authors give their logit; no statement on affinity."""
+    """'high', 'moderate' or 'low': the bands that DiffDock's authors give their logit; of a calibrated one they part
+    chances of 50 and 18 %. No statement on affinity."""
     return "high" if confidence > 0 else "moderate" if confidence >= -1.5 else "low"
 
 
