@@ -31,7 +31,7 @@ def write(out: Path, runs: Sequence[Run], lines: Sequence[Entry], resamples: int
     record = {
         "resamples": resamples, "methods": {run.name: run.about for run in runs},
         "entries": [_strict(asdict(line)) for line in lines],
-        "confidence": [_strict(asdict(band)) for run in runs for band in bands(run)],
+        "confidence": [asdict(band) for run in runs for band in bands(run)],
         "published": {"mark": MARK, "notes": NOTES, "rows": [asdict(row) for row in PUBLISHED]},
     }  # fmt: skip
     write_text(out / "table.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
