@@ -25,6 +25,13 @@ app = typer.Typer(
 
 ModelDir = Annotated[Path, typer.Argument(help="Run folder of 'disco train', or a model folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")]
+SamplerName = Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")]
+SamplerOption = Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples per network call; changes nothing else.")]
+LowModel = Annotated[
+    Path | None, typer.Option(help="Model without latents that the sampler mixed takes below its threshold.")
+]
 
 CITATION = """@inproceedings{xu2024disco,
   title     = {{DisCo-Diff}: Enhancing Continuous Diffusion Models with Discrete Latents},
@@ -93,9 +100,9 @@ def sample(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 16,
     seed: Annotated[int, typer.Option(help="Sample i of a seed is always the same.")] = 0,
     first: Annotated[int, typer.Option(min=0, max=2**62, help="Number of the first sample.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Name of a sampler [default: the model's].")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Sampler option, NAME=VALUE; repeatable.")] = None,
+    steps: Steps = None,
+    sampler: SamplerName = None,
+    option: SamplerOption = None,
     given: Annotated[
         list[str] | None,
         typer.Option(help="What the domain takes, NAME=VALUE (docking: protein=, ligand=, pocket=); repeatable."),
@@ -107,10 +114,8 @@ def sample(
         str | None, typer.Option(help="Latents to use, e.g. 3,-1,7 (-1: from the prior) [default: all from it].")
     ] = None,
     share_latents: Annotated[bool, typer.Option(help="All samples get the latents of the first.")] = False,
-    low_model: Annotated[
-        Path | None, typer.Option(help="Model without latents that the sampler mixed takes below its threshold.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per network call; changes nothing else.")] = 512,
+    low_model: LowModel = None,
+    batch_size: BatchSize = 512,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -143,7 +148,11 @@ def evaluate(
         int | None, typer.Option("--count", "-n", min=2, help="Number of samples [default: the domain's, or 2000].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [default: the model's].")] = None,
+    steps: Steps = None,
+    sampler: SamplerName = None,
+    option: SamplerOption = None,
+    low_model: LowModel = None,
+    batch_size: BatchSize = 512,
     guidance: Annotated[float | None, typer.Option(help="Extra strength of the latents; 0 = none.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Also write the figures into the model's manifest.")] = False,
     device: Device = "auto",
@@ -156,11 +165,15 @@ def evaluate(
 
     start_logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance)])
-    rows = evaluate_model(pipeline, Request(seed=seed, steps=steps), out, count)
-    columns = list(next(iter(rows.values())))
-    table = Table("", *columns)
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
+    request = Request(
+        seed=seed, steps=steps, batch_size=batch_size,
+        sampler=pipeline.sampler(sampler, _options_of(option)) if sampler or option else None,
+        low_model=Pipeline.from_pretrained(low_model, device) if low_model else None,
+    )  # fmt: skip
+    rows = evaluate_model(pipeline, request, out, count)
+    table = Table("", *rows)
+    for figure in next(iter(rows.values())):  # downwards: their names are long, and there are few rows
+        table.add_row(figure, *(f"{row[figure]:.4g}" for row in rows.values()))
     Console().print(table)
     if record:
         add_metrics(find_model(model), next(iter(rows.values())))

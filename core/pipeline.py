@@ -113,6 +113,9 @@ class Pipeline:
         name = model.parent.name if model.name == "model" else model.name
         return kind(domain, networks, resolve_device(device), manifest, name)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder that ``from_pretrained`` reads."""
         update_model(Path(folder), replace(self.manifest, config=self.config), self.networks)

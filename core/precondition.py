@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.interfaces import Denoiser, expand
-from core.schedules import VPPath, cosine_table
+from core.schedules import cosine_table
 from core.types import FlatState, Latents, Tangent
 
 
@@ -50,7 +50,9 @@ class VPPrecondition:
     timesteps: int = 1000
 
     def __call__(self, sigma: Tensor) -> Coefficients:
-        t = VPPath(self.beta_d, self.beta_min).time(sigma)
+        # The inverse of VPPath.sigma. Not by log1p: published weights have learned the rounding of ln(1 + sigma^2) in
+        # float32, which Fourier embeddings amplify.
+        t = ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
         return Coefficients(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.timesteps - 1) * t)
 
 
@@ -77,8 +79,8 @@ class IDDPMPrecondition:
 class PreconditionedDenoiser(Denoiser):
     """Score of one flat field from a raw network F(x, c_noise, latents, batch).
 
-    The state may be float64 (samplers) while the network runs in its own precision; the skip connection is always
-    added in the state's precision.
+    The state may be float64 (samplers) while the network runs in its own precision, in which c_noise is computed as in
+    training; the skip connection is always added in the state's precision.
     """
 
     def __init__(self, network: nn.Module, precondition: Precondition, field: str = "x") -> None:
@@ -89,7 +91,8 @@ class PreconditionedDenoiser(Denoiser):
         """D(x; sigma, z, c), an estimate of the clean sample; x [B, ...], sigma [B]."""
         c = self.precondition(sigma)
         dtype = next(self.network.parameters()).dtype
-        raw: Tensor = self.network((expand(c.into, x) * x).to(dtype), c.noise.to(dtype), latents, batch)
+        noise = c.noise if sigma.dtype == dtype else self.precondition(sigma.to(dtype)).noise.to(dtype)
+        raw: Tensor = self.network((expand(c.into, x) * x).to(dtype), noise, latents, batch)
         return expand(c.skip, x) * x + expand(c.out, x) * raw.to(x.dtype)
 
     def forward(self, state: FlatState, level: Tensor, latents: Latents | None, batch: Any) -> Tangent:

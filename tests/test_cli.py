@@ -22,6 +22,7 @@ from core.config_file import load_config
 from core.errors import CheckpointError, RequestError
 from core.pipeline import Pipeline
 from core.registry import domain_names
+from core.samplers import Mixed
 from core.training.logs import read_jsonl
 from tests.support import ROOT, disco, write_config
 
@@ -188,6 +189,18 @@ def test_evaluate_prints_a_table_and_writes_json(trained: Trained, tmp_path: Pat
         assert set(row) == {"w2", "mode_imbalance", "spread", "nfe"}
         assert name in output
     assert f"{rows['generated']['w2']:.4g}" in output
+
+
+def test_evaluate_takes_the_sampler_of_the_samples(trained: Trained, tmp_path: Path) -> None:
+    options = ("--sampler", "mixed", "--option", "threshold=0.5", "--low-model", trained("toy-plain"))
+    invoke("evaluate", trained("toy"), "-n", "16", "--steps", "4", "--batch-size", "5", *options, "-o", tmp_path)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert "Mixed(threshold=0.5" in record["request"]["sampler"]
+    mixed = Mixed(threshold=0.5)
+    result = Pipeline.from_pretrained(trained("toy"), "cpu").generate(
+        count=16, steps=4, sampler=mixed, low_model=Pipeline.from_pretrained(trained("toy-plain"), "cpu")
+    )
+    assert record["rows"]["generated"]["nfe"] == result.nfe
 
 
 def test_evaluate_records_figures_in_the_manifest_when_asked(trained: Trained, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.errors import DataError
+from core.config import LatentConfig
+from core.errors import ConfigError, DataError
 from core.pipeline import Generated, Pipeline
 from core.types import Batch, Latents
+from domains.images.config import ViTConfig
 from domains.images.data import load_images
 from domains.images.domain import ImageDomain, enlargement
+from domains.images.encoder import ViTEncoder
 from domains.images.metrics import class_accuracy, evaluate_images, hidden_features
 from domains.images.networks.adm import DhariwalUNet
 from domains.images.torchvision_shim import import_timm
@@ -141,6 +145,49 @@ def test_the_encoder_has_one_token_per_latent(count: int) -> None:
     encoder = domain("images", f"latents.count={count}").encoder()
     assert encoder.vit.num_prefix_tokens == count
     assert encoder(digits()).values.shape == (SIZE, count, 4)
+
+
+def sizes(encoder: ViTEncoder) -> tuple[int, int, int, int]:
+    vit = encoder.vit
+    return vit.patch_embed.patch_size[0], vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads
+
+
+@pytest.mark.parametrize(
+    ("vit", "expected"),
+    [
+        ({}, (2, 64, 3, 4)),
+        ({"patch_size": 4}, (4, 64, 3, 4)),
+        ({"name": "test_vit"}, (16, 64, 6, 2)),
+        ({"name": "test_vit", "depth": 1, "patch_size": 8}, (8, 64, 1, 2)),
+        ({"name": "vit_tiny_patch16_224", "patch_size": 2, "embed_dim": 64, "depth": 3, "num_heads": 4}, (2, 64, 3, 4)),
+    ],
+)
+def test_a_named_vit_has_its_own_sizes_where_none_are_given(
+    vit: dict[str, Any], expected: tuple[int, int, int, int]
+) -> None:
+    config = ViTConfig.model_validate(vit)
+    assert ViTConfig.model_validate(config.model_dump()) == config  # as saved models are read
+    given = config.model_dump(exclude={"name"})
+    assert sizes(ViTEncoder(config.name, 32, 1, LatentConfig(count=3, codes=4), **given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, "distilled head"),
+        ("vit_small_r26_s32_224", {"patch_size": 8}, "stem"),
+        ("test_vit", {"num_heads": 3}, "num_heads"),
+        ("test_vit", {}, "24 pixels are no multiple of the 16"),
+        ("resnet18", {}, "extra tokens"),
+        ("vit_gigantic", {}, "no model"),
+    ],
+)
+def test_models_that_cannot_be_the_encoder_are_named_with_the_reason(
+    name: str, given: dict[str, int], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}'") as caught:
+        ViTEncoder(name, 24, 3, LatentConfig(count=3, codes=4), **given)
+    assert reason in str(caught.value)
 
 
 def test_logits_depend_on_the_image_and_on_nothing_else_of_the_batch() -> None:

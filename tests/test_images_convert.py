@@ -13,6 +13,7 @@ from core.errors import CheckpointError
 from core.pipeline import Pipeline
 from core.training.run import train
 from core.types import Batch
+from domains.images.published.convert import NOISE
 from tests.test_images_published import content, dumped, made
 
 
@@ -44,6 +45,11 @@ def test_the_configuration_says_what_the_file_said(tmp_path: Path) -> None:
     assert (model.noise.precondition, model.noise.distribution) == ("vp", "linear-beta")
     assert manifest.config.latents.kind == "none"
     assert manifest.licence == "that of the source"
+
+
+def test_iddpm_networks_are_trained_on_by_their_own_loss() -> None:
+    """EDM table 1: noise prediction, weight 1 / sigma^2."""
+    assert {NOISE[name]["weighting"] for name in ("VPPrecond", "VEPrecond", "iDDPMPrecond")} == {"inverse-square"}
 
 
 def test_latents_are_added_to_a_converted_network_without_changing_it(tmp_path: Path) -> None:

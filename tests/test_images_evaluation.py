@@ -17,11 +17,14 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
 from torch import Tensor
+from typer.testing import CliRunner
 
+from core.cli import app
 from core.data import TensorDataset
 from core.errors import ConfigError, DataError, RequestError
 from core.metrics import frechet_distance
 from core.pipeline import Pipeline, Request
+from domains.images.evaluation.cli import real_images
 from domains.images.evaluation.config import ImageEvaluationConfig
 from domains.images.evaluation.features import EfficientNetLite0Features, PixelFeatures, make_extractors
 from domains.images.evaluation.generation import GeneratedImages
@@ -382,6 +385,40 @@ def test_fid_against_a_reference_file(random_inception: tuple[Path, Any], tmp_pa
     assert frechet.startswith("fd_inception_")
     assert value == pytest.approx(0, abs=1e-6)
     assert [name.split("_")[0] for name, _ in others] == ["cs", "cs"]  # no features of real images: no KID
+
+
+def test_statistics_and_image_files_are_references_by_their_path(tmp_path: Path) -> None:
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(2), sigma=np.eye(2))
+    for path in (tmp_path / "edm.npz", save(pictures(2, 3, 4, 4), tmp_path / "images"), tmp_path / "images.zip"):
+        assert real_images(path) == path
+
+
+def test_arrays_of_images_are_references(tmp_path: Path) -> None:
+    images = pictures(30, 1, 4, 4)
+    np.savez(tmp_path / "real.npz", images=images.numpy())
+    mnist = tmp_path / "mnist"
+    mnist.mkdir()
+    for name, part in (("train", images[:20]), ("t10k", images[20:])):
+        head = np.array([0x803, *part.shape[0::2], part.shape[3]], dtype=">u4").tobytes()
+        (mnist / f"{name}-images-idx3-ubyte").write_bytes(head + part.numpy().tobytes())
+    for path, count in ((tmp_path / "real.npz", 30), (mnist, 20), (mnist / "t10k-images-idx3-ubyte", 10)):
+        found = real_images(path)
+        assert not isinstance(found, Path)
+        assert len(found) == count
+    generated = save(images, tmp_path / "images")
+    done = CliRunner().invoke(
+        app, ["score", str(generated), "--reference", str(tmp_path / "real.npz"), "--features", "pixels", "-q"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "fd_pixels_30" in done.output
+
+
+def test_references_that_are_neither_images_nor_statistics_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    for name, reason in (("other", "it has weights"), ("damaged", "cannot be read"), ("absent", "does not exist")):
+        with pytest.raises(DataError, match=rf"{name}\.npz: .*{reason}"):
+            real_images(tmp_path / f"{name}.npz")
 
 
 # Images that anyone made

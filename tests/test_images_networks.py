@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from core.errors import ConfigError
-from core.precondition import EDMPrecondition, PreconditionedDenoiser
+from core.precondition import EDMPrecondition, PreconditionedDenoiser, VEPrecondition, VPPrecondition
 from core.types import Batch, Latents
 from domains.images.networks.adm import ADMSettings, DhariwalUNet
 from domains.images.networks.attention import pixel_attention
@@ -16,6 +17,7 @@ from domains.images.networks.layers import Block, Conv, Resample, group_norm
 from domains.images.networks.song import SongSettings, SongUNet
 from domains.images.networks.tokens import LatentSettings, LatentTokens
 from domains.images.networks.unet import ImageUNet
+from tests.support import ROOT
 
 KINDS = ("ddpmpp", "ncsnpp", "adm")
 SMALL: dict[str, Any] = {"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (8, 4), "dropout": 0.0}
@@ -319,3 +321,30 @@ def test_pixel_attention_is_softmax_attention_with_interleaved_heads() -> None:
     torch.testing.assert_close(pixel_attention(x, qkv, proj, 2), expected)
     last = x.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(pixel_attention(last, qkv, proj, 2), expected)
+
+
+def waves(network: nn.Module) -> None:
+    """Weights that follow from their names alone, so that EDM's network could be given the same."""
+    with torch.no_grad():
+        for number, (name, value) in enumerate(sorted(network.state_dict().items())):
+            wave = torch.sin(0.7 * torch.arange(value.numel(), dtype=torch.float64) + number).reshape(value.shape)
+            scale, base = 16.0 if name.endswith("freqs") else 0.2, float("norm" in name and name.endswith("weight"))
+            value.copy_(base + scale * wave)
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ncsnpp_is_edms_where_fourier_features_amplify_rounding(kind: str, dtype: torch.dtype) -> None:
+    """tests/data/images/edm_ncsnpp.npz holds what EDM's SongUNet says of this input (NVlabs/edm, commit 008a4e5)."""
+    with np.load(ROOT / "tests" / "data" / "images" / "edm_ncsnpp.npz") as file:
+        theirs = torch.from_numpy(file[kind])
+    sizes: dict[str, Any] = {"channel_mult": (1, 2), "channel_mult_emb": 2, "num_blocks": 1, "attn_resolutions": (4,)}
+    network = SongUNet(SongSettings.ncsnpp(8, model_channels=16, augment_dim=0, **sizes)).eval()
+    waves(network)
+    sigma = torch.tensor([0.002, 0.05, 5.0])
+    x = torch.sin(0.9 * torch.arange(3 * 3 * 64, dtype=torch.float64)).reshape(3, 3, 8, 8).float()
+    x = (x * sigma.clamp(min=0.5)[:, None, None, None]).to(dtype)  # a sampler's state is float64
+    denoiser = PreconditionedDenoiser(network, VPPrecondition() if kind == "vp" else VEPrecondition())
+    with torch.no_grad():
+        ours = denoiser.denoise(x, sigma.to(dtype), None, Batch(torch.arange(3))).float()
+    assert ((ours - theirs).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)).max() < 1e-5

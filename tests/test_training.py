@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from core.config import StageConfig
 from core.data import TensorDataset
 from core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from core.files import sha256
+from core.interfaces import Dataset
 from core.registry import get_domain
 from core.training.distributed import World
 from core.training.logs import read_jsonl
@@ -26,6 +28,7 @@ from core.training.loop import Trainer, TrainingJob, learning_rate
 from core.training.run import train
 from core.training.stage import DenoiserStage, stage_names
 from core.training.state import load_newest
+from domains.toy.domain import ToyDomain
 from tests.support import tiny_config
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -249,6 +252,19 @@ def test_a_folder_of_another_configuration_is_refused_by_key(tmp_path: Path, ove
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_that_never_began_leaves_its_folder_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(domain: ToyDomain, split: str) -> Dataset:
+        raise DataError("no such file")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ToyDomain, "dataset", missing)
+        with pytest.raises(DataError, match="no such file"):
+            run(tmp_path / "run", *SHORT)
+    run(tmp_path / "run", *SHORT, "seed=7")
+    run(tmp_path / "fresh", *SHORT, "seed=7")
+    assert losses(tmp_path / "run") == losses(tmp_path / "fresh")
+
+
 def test_overwriting_starts_anew_and_spares_foreign_files(tmp_path: Path) -> None:
     run(tmp_path / "run", *SHORT)
     (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -256,6 +272,34 @@ def test_overwriting_starts_anew_and_spares_foreign_files(tmp_path: Path) -> Non
     run(tmp_path / "fresh", *SHORT, "seed=7")
     assert losses(tmp_path / "run") == losses(tmp_path / "fresh")
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+class _Damaged:
+    """Samples of which the third batch cannot be read."""
+
+    content_hash = ""
+
+    def __init__(self, intact: Dataset) -> None:
+        self.intact = intact
+
+    def __len__(self) -> int:
+        return len(self.intact)
+
+    def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> Any:
+        if ids[0] >= 2 * len(ids):
+            raise DataError("image 000123.png: cannot be read")
+        return self.intact.load(indices, ids)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_loader_process_cannot_read_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    dataset = ToyDomain.dataset
+    monkeypatch.setattr(ToyDomain, "dataset", lambda domain, split: _Damaged(dataset(domain, split)))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, *SHORT, f"train.denoiser.workers={workers}")
+    assert str(caught.value) == "image 000123.png: cannot be read"
 
 
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:

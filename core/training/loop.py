@@ -6,7 +6,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from core.config import StageConfig
 from core.data import EpochOrder
-from core.errors import ConfigError, DataError, TrainingError
+from core.errors import ConfigError, DataError, DiscoError, TrainingError
 from core.interfaces import Dataset, Stage
 from core.rng import SampleStreams, derive_key
 from core.training.distributed import World
@@ -70,7 +70,18 @@ class _MicroBatches:
         step, piece = divmod(number, self.pieces)
         start = step * self.batch + self.first + piece * self.size
         places = range(start, start + self.size)
-        return self.dataset.load(self.order.indices(places), np.asarray(places))
+        try:
+            return self.dataset.load(self.order.indices(places), np.asarray(places))
+        except DiscoError as error:  # for the main process: what a worker raises comes wrapped in a traceback
+            return error
+
+
+def _intact(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, up to one that could not be made, whose error is raised."""
+    for batch in batches:
+        if isinstance(batch, DiscoError):
+            raise batch
+        yield batch
 
 
 class Trainer:
@@ -197,14 +208,14 @@ class Trainer:
         numbers: Sequence[int] = range(self.step * pieces, self.config.steps * pieces)
         data = _MicroBatches(self.job)
         if not self.config.workers:
-            return (data[n] for n in numbers)
+            return _intact(data[n] for n in numbers)
         loader: DataLoader[Any] = DataLoader(
             data,  # type: ignore[arg-type]
             batch_size=None,
             sampler=numbers,
             **loader_options(self.world.device, self.config.workers),
         )
-        return iter(loader)
+        return _intact(loader)
 
     def _amp_dtype(self) -> torch.dtype | None:
         if self.config.precision == "fp32":

@@ -103,13 +103,13 @@ def _trained_parts(stage: str, domain: Domain, model: Path) -> tuple[dict[str, n
 
 
 def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Make the folder this run's. Raises ConfigError where it is another run's."""
+    """Make the folder this run's. Raises ConfigError where it is another run's, unless that never began."""
     path = folder / CONFIG
+    made = [e for e in folder.glob("*") if e.name in ("state", "model", "tensorboard") or e.name.startswith("log-")]
     if overwrite and path.exists():
-        for entry in folder.iterdir():
-            if entry.name in (CONFIG, "state", "model", "tensorboard") or entry.name.startswith("log-"):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if path.exists():
+        for entry in made:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    elif path.exists() and made:
         earlier = load_config(path)
         differing = _differences(earlier.model_dump(mode="json"), config.model_dump(mode="json"))
         blocking = [key for key in differing if not RESUMABLE.fullmatch(key)]

@@ -21,6 +21,7 @@ from domains.images.networks.uvit import UViTSettings
 # What follows from the data: channels of image and network, classes, augmentation labels.
 GIVEN = ("img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim")
 VARIANCES = 2  # iDDPM's network predicts as many channels again
+SMALL = {"patch_size": 2, "embed_dim": 64, "depth": 3, "num_heads": 4}  # the encoder's sizes where no ViT is named
 
 
 class NetworkConfig(Section):
@@ -97,16 +98,24 @@ class LatentTokensConfig(Section):
 
 
 class ViTConfig(Section):
-    """The encoder: a timm ViT by name, and the sizes to override."""
+    """The encoder: a timm ViT by name, and the sizes to override (null: the named model's own). Without a name: a small
+    ViT, with the sizes of ``SMALL`` where none are given."""
 
     name: str = "vit_tiny_patch16_224"
-    patch_size: PositiveInt = 2
-    embed_dim: PositiveInt = 64
-    depth: PositiveInt = 3
-    num_heads: PositiveInt = 4
+    patch_size: PositiveInt | None = None
+    embed_dim: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_without_a_name(cls, value: Any) -> Any:
+        return {**SMALL, **value} if isinstance(value, Mapping) and "name" not in value else value
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "ViTConfig":
+        if self.embed_dim is None or self.num_heads is None:
+            return self  # timm checks what it chooses
         return heads_divide(self, self.embed_dim, self.num_heads)
 
 
@@ -133,7 +142,7 @@ class ImageConfig(FlatConfig):
             self.network()
         except ConfigError as error:
             raise ValueError(f"denoiser: {error}") from error
-        if self.resolution % self.vit.patch_size:
+        if self.vit.patch_size and self.resolution % self.vit.patch_size:
             raise ValueError(f"vit.patch_size: {self.resolution} pixels are no multiple of {self.vit.patch_size}")
         return self
 

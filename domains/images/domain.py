@@ -14,7 +14,8 @@ from core.precondition import PreconditionedDenoiser
 from core.types import Batch, FlatState
 from domains.images.config import ImageConfig
 from domains.images.data.dataset import ImageDataset
-from domains.images.data.sources import open_source
+from domains.images.data.prepare import verify_once
+from domains.images.data.sources import has_test_files, open_source
 from domains.images.encoder import ViTEncoder
 from domains.images.networks.adm import ADMSettings, DhariwalUNet
 from domains.images.networks.song import SongSettings, SongUNet
@@ -57,10 +58,16 @@ class ImageDomain(FlatDomain):
         return {"x": (self.model.image_channels, self.model.resolution, self.model.resolution)}
 
     def dataset(self, split: str) -> ImageDataset:
-        """Mirrored and augmented where the split is ``train``. Raises DataError where images or labels are missing,
-        damaged or not what the model is made for."""
+        """Mirrored and augmented where the split is ``train``. Then all images are decoded once, and test files
+        opened: no damage may stop a training half-way or its evaluation. Raises DataError where images or labels are
+        missing, damaged or not what the model is made for."""
         plain, data = self.plain_images(split), self.model.data
-        return replace(plain, flip=data.flip, augment=data.augment) if split == "train" else plain
+        if split != "train":
+            return plain
+        verify_once(plain.source)
+        if has_test_files(Path(data.source)):
+            self.plain_images("val")
+        return replace(plain, flip=data.flip, augment=data.augment)
 
     def plain_images(self, split: str) -> ImageDataset:
         """Images as they are, to measure by; errors as ``dataset``."""

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from core.errors import DataError
 from domains.images.data.entries import Entries, ZipEntries
@@ -134,7 +134,9 @@ class _Named:
         if isinstance(error, DataError) or not isinstance(error, Exception):
             return
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others, depending on the damage.
-        raise DataError(f"{self.name}: cannot be decoded ({error}); replace or remove it") from error
+        # Of no known format: Pillow names the buffer in memory, which tells nobody anything.
+        reason = f"it is none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{self.name}: cannot be decoded ({reason}); replace or remove it") from error
 
 
 def _size(height_width: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """Image files in a folder or a zip archive, as bytes by number; hostile archives are refused before they are read."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -38,6 +39,9 @@ class Entries(Protocol):
         """First and last bytes without reading the rest; the last ones None where that is not possible."""
 
     def size(self, number: int) -> int: ...
+
+    def stamp(self) -> str:
+        """A name for all files as they lie here: another one once a file was written again."""
 
     def labels_text(self) -> bytes | None:
         """Content of ``dataset.json``; None without."""
@@ -84,6 +88,9 @@ class FolderEntries:
     def size(self, number: int) -> int:
         with self._open(self.names[number]) as handle:
             return os.fstat(handle.fileno()).st_size
+
+    def stamp(self) -> str:
+        return _stamp(self.root, self.names)
 
     def labels_text(self) -> bytes | None:
         if not (self.root / LABEL_FILE).exists():
@@ -174,8 +181,23 @@ class ZipEntries:
         """CRC-32 of the entry's content, from the archive's directory."""
         return int(self._table[number, 3])
 
+    def stamp(self) -> str:
+        return _stamp(self.root, [""])
+
     def labels_text(self) -> bytes | None:
         return None if self._labels is None else self._read(LABEL_FILE, _row(self._labels), MAX_LABEL_FILE)
+
+
+def _stamp(root: Path, names: list[str]) -> str:
+    """SHA-256 over place, sizes and times of files: a copy elsewhere counts as other files, for copying can damage."""
+    digest = hashlib.sha256(os.fsencode(root.resolve()))
+    for name in names:
+        try:
+            found = (root / name).stat()
+        except OSError as error:
+            raise DataError(f"{root / name}: cannot be read ({error.strerror}); check its permissions") from error
+        digest.update(os.fsencode(f"\n{name} {found.st_size} {found.st_mtime_ns}"))
+    return digest.hexdigest()
 
 
 def _row(info: zipfile.ZipInfo) -> tuple[int, int, int, int, int]:

@@ -6,6 +6,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from core.errors import DataError
+from core.cache import cache_folder
+from core.errors import DataError, StorageError
 from core.files import sha256, write_atomically, write_text
 from core.training.logs import ProgressBar
 from domains.images.data.decode import FileImages
@@ -22,6 +24,7 @@ from domains.images.data.sources import ImageSource, in_files, open_source
 from domains.images.write import as_image
 
 Crop = Literal["center-crop", "center-crop-dhariwal"]
+LONG = 10_000  # images whose decoding takes seconds, so that progress is of interest
 MAX_NAMED = 20  # damaged images in one message
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal images give equal archives
 
@@ -66,9 +69,9 @@ class Report:
 def fit(image: Image.Image, resolution: int, crop: Crop) -> Image.Image:
     """A square image of ``resolution`` pixels.
 
-    center-crop: the middle square, then a Lanczos filter. center-crop-dhariwal: halve with a box filter while both
-    sides are at least twice the target, a bicubic filter for the rest, then the middle square (Dhariwal & Nichol 2021;
-    EDM's ImageNet-64).
+    center-crop: the middle square, then a Lanczos filter (what EDM's README uses for ImageNet-64).
+    center-crop-dhariwal: halve with a box filter while both sides are at least twice the target, a bicubic filter for
+    the rest, then the middle square (Dhariwal & Nichol 2021).
     """
     if crop == "center-crop":
         return _middle(image, min(image.size)).resize((resolution, resolution), Image.Resampling.LANCZOS)
@@ -170,25 +173,43 @@ def picture(source: ImageSource, index: int) -> Image.Image:
 
 def verify(source: ImageSource, quiet: bool = True, title: str = "verifying") -> Report:
     """Decode every image and compare sizes. Raises DataError that names the damaged ones."""
-    digest, shapes, damaged = hashlib.sha256(), [], []
-    bar = ProgressBar(title, len(source), quiet=quiet)
-    for index in range(len(source)):
-        try:
-            pixels = np.asarray(picture(source, index))
-            digest.update(pixels.tobytes())
-            shapes.append(_shape(pixels.shape))
-        except DataError as error:
-            damaged.append(str(error))
-        bar.update(index + 1)
-    bar.close()
+    digest, shapes, damaged = hashlib.sha256(), set(), []
+    with closing(ProgressBar(title, len(source), quiet=quiet)) as bar:
+        for index in range(len(source)):
+            try:
+                pixels = np.asarray(picture(source, index))
+                digest.update(pixels.tobytes())
+                shapes.add(_shape(pixels.shape))
+            except DataError as error:
+                damaged.append(str(error))
+            bar.update(index + 1)
     if damaged:
         more = "" if len(damaged) <= MAX_NAMED else f"\nand {len(damaged) - MAX_NAMED} more"
         raise DataError(
             f"{len(damaged)} of {len(source)} images are damaged:\n" + "\n".join(damaged[:MAX_NAMED]) + more
         )
-    if len(set(shapes)) > 1:
+    if len(shapes) > 1:
         source.shape  # noqa: B018 : raises the error that names two of them
-    return Report(len(source), shapes[0], () if source.labels is None else _counts(source.labels), digest.hexdigest())
+    counts = () if source.labels is None else _counts(source.labels)
+    return Report(len(source), shapes.pop(), counts, digest.hexdigest())
+
+
+def verify_once(source: ImageSource) -> None:
+    """``verify`` of all image files of a source, held-out ones too, and a marker in the cache: files that were not
+    written since are not decoded again. Arrays have nothing to decode. Raises DataError that names the damaged ones."""
+    stored = source.stored
+    if not isinstance(stored, FileImages):
+        return
+    marker = cache_folder() / "images" / f"verified-{stored.entries.stamp()}"
+    if marker.exists():
+        return
+    count, silent = len(stored), not logger.isEnabledFor(logging.INFO)  # such as all but one process of a training
+    logger.info("%s: decoding all %d images before training, once and for all", source.path, count)
+    verify(ImageSource(source.path, stored, np.arange(count), None, 0), silent or count < LONG, "checking")
+    try:
+        write_text(marker, f"{source.path}\n")
+    except StorageError as error:  # the check itself is done
+        logger.warning("all images will be decoded again next time: %s", error)
 
 
 def verify_path(path: str, split: str = "all", quiet: bool = False) -> Report:

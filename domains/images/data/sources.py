@@ -77,12 +77,21 @@ class ImageSource:
                 "model.resolution and model.image_channels, or bring them to its size: disco data prepare --resolution"
             )
         if classes and self.labels is None:
-            raise DataError(f"{self.path}: has no labels, and the model has {classes} classes; add a dataset.json")
+            reason = f"has no labels, and the model has {classes} classes"
+            raise DataError(f"{self.path}: {reason}; {self._remedy()}, or set model.classes to 0")
         if classes and self.labels is not None and self.labels.max(initial=0) >= classes:
             worst = int(self.labels.argmax())
             reason = f"label {self.labels[worst]}, and the model has classes 0 to {classes - 1}"
             raise DataError(f"{self.name(worst)}: {reason}")
         return self
+
+    def _remedy(self) -> str:
+        """Where this kind of source keeps labels."""
+        if isinstance(self.stored, FileImages):
+            return "add a dataset.json"
+        if self.path.endswith(".npz"):
+            return "add an array 'y' of them"
+        return "put the file of labels (...-labels-idx1-ubyte) beside the file of images"
 
 
 def _words(shape: tuple[int, int, int]) -> str:
@@ -139,6 +148,14 @@ def _array_readers(path: Path) -> dict[str, Callable[[], Read]]:
             return {split: partial(read_cifar, folder, split) for split in ("train", "val")}
     files = {split: idx_images(path, split) for split in ("train", "val")}
     return {split: partial(read_idx, file) for split, file in files.items() if file is not None}
+
+
+def has_test_files(path: Path) -> bool:
+    """Whether validation images lie in files or arrays of their own."""
+    if path.suffix == ".npz":
+        return "val" in npz_splits(path)
+    cifar = (folder / "test_batch.bin" for folder in (path, path / "cifar-10-batches-bin"))
+    return idx_images(path, "val") is not None or any(file.exists() for file in cifar)
 
 
 def _joined(path: Path, readers: dict[str, Callable[[], Read]], split: str) -> Read:

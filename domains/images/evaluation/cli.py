@@ -1,12 +1,16 @@
 """``disco score``: the command."""
 
+import zipfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core.console import Device, Quiet, say, start_logging
+
+if TYPE_CHECKING:
+    from core.interfaces import Dataset
 
 
 class Features(StrEnum):
@@ -26,7 +30,11 @@ Weights = Annotated[
 def score(
     images: Annotated[Path, typer.Argument(help="Folder or .zip of generated images.")],
     reference: Annotated[
-        Path, typer.Option("--reference", help="Folder or .zip of real images, or EDM's .npz of Inception statistics.")
+        Path,
+        typer.Option(
+            "--reference",
+            help="Real images: folder, .zip, .npz, CIFAR-10 or IDX files; or EDM's .npz of Inception statistics.",
+        ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for metrics.json and metrics.md.")] = None,
     features: Chosen = None,
@@ -45,5 +53,30 @@ def score(
 
     names = [each.value for each in features or [Features.efficientnet_lite0]]
     config = ImageEvaluationConfig.model_validate({"extractors": names, "inception_weights": inception_weights})
-    values = evaluate_folder(images, reference, config, out, resolve_device(device))
+    values = evaluate_folder(images, real_images(reference), config, out, resolve_device(device))
     say(markdown_table({str(images): values}))
+
+
+def real_images(reference: Path) -> "Path | Dataset":
+    """Arrays of images (npz, IDX, CIFAR-10) as a data set, of the training images where test images are apart; what
+    else there is, image files or statistics, as its path. Raises DataError for arrays that cannot be read."""
+    from domains.images.data import ImageDataset, open_source
+    from domains.images.data.sources import has_test_files
+
+    if reference.suffix == ".npz":
+        arrays = not _statistics(reference)
+    else:
+        arrays = "idx3-ubyte" in reference.name or has_test_files(reference)
+    if not arrays:
+        return reference
+    split = "train" if reference.exists() and has_test_files(reference) else "all"
+    return ImageDataset(open_source(reference, split), labels=False)
+
+
+def _statistics(path: Path) -> bool:
+    """Whether an npz file holds mean and covariance; False for one that cannot be read, which is told on opening."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "mu.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False

@@ -19,7 +19,12 @@ NOISE: dict[str, dict[str, Any]] = {
     "EDMPrecond": {"precondition": "edm"},
     "VPPrecond": {"precondition": "vp", "distribution": "linear-beta", "weighting": "inverse-square"},
     "VEPrecond": {"precondition": "ve", "distribution": "loguniform", "weighting": "inverse-square"},
-    "iDDPMPrecond": {"precondition": "iddpm", "distribution": "cosine", "grid": "cosine"},
+    "iDDPMPrecond": {
+        "precondition": "iddpm",
+        "distribution": "cosine",
+        "weighting": "inverse-square",
+        "grid": "cosine",
+    },
 }
 AUGMENTED = 0.12  # a share that EDM trains with where the network hears of augmentation; sampling does not ask
 LOWEST, HIGHEST = 0.002, 80.0  # noise levels of EDM's sampler, within what the network was trained for
