@@ -82,7 +82,10 @@ def train(
     settings = load_config(config, overrides or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
-        _print_plan(settings, folder)
+        from core.training.plan import plan
+
+        for line in plan(settings, folder):
+            typer.echo(line)
         return
     try:
         model = train_run(settings, folder, stage, device, overwrite, quiet)
@@ -237,20 +240,6 @@ def config(path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: 
 def cite() -> None:
     """Print what to cite."""
     typer.echo(CITATION)
-
-
-def _print_plan(settings: Any, folder: Path) -> None:
-    """What a training run would do: the resolved configuration, and the size of every network."""
-    from core.config_file import dump_config
-    from core.registry import get_domain
-    from core.training.stage import stage_names
-
-    domain = get_domain(settings.domain)(settings)
-    typer.echo(dump_config(settings), nl=False)
-    typer.echo(f"# folder: {folder}\n# stages: {', '.join(stage_names(domain))}")
-    for name, build in domain.parts().items():
-        typer.echo(f"# {name}: {sum(p.numel() for p in build().parameters()):,} parameters")
-    typer.echo(f"# training samples: {len(domain.dataset('train'))}")
 
 
 def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.checkpoint import add_metrics, read_manifest
 from core.config import StageConfig
@@ -25,6 +25,7 @@ from core.registry import get_domain
 from core.training.distributed import World
 from core.training.logs import read_jsonl
 from core.training.loop import Trainer, TrainingJob, learning_rate
+from core.training.plan import parameters
 from core.training.run import train
 from core.training.stage import DenoiserStage, stage_names
 from core.training.state import load_newest
@@ -300,6 +301,11 @@ def test_what_a_loader_process_cannot_read_is_said_in_one_line(
     with pytest.raises(DataError) as caught:
         run(tmp_path, *SHORT, f"train.denoiser.workers={workers}")
     assert str(caught.value) == "image 000123.png: cannot be read"
+
+
+def test_parameters_of_what_fits_no_memory_are_counted() -> None:
+    assert parameters(lambda: nn.Linear(10**6, 10**6)) == 10**12 + 10**6  # 4 TB
+    assert parameters(lambda: nn.Linear(int(torch.tensor(3).item()), 2)) == 8  # its builder looks at a value
 
 
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:
