@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.images import latents
+from benchmarks.images import budget, latents
 from benchmarks.images.__main__ import main, parse, table
+from benchmarks.images.budget import budgets, cost
 from benchmarks.images.sides import NETS, Peer, arrange, check_same, image_domain, our_denoiser
 from benchmarks.measurement import Measurement
 from core.config_file import load_config
@@ -148,6 +149,26 @@ def test_ratios_are_those_of_the_rounds() -> None:
     lines = table({"call": {"ours": ours, "peer": theirs}}).splitlines()
     assert "| call | CPU s per call | peer | 4 | 2.000 (1.000 to 3.000) |" in lines
     assert "| call | peak MB | peer | 150 | 1.500 (1.500 to 1.500) |" in lines
+
+
+def test_a_budget_counts_products_and_what_the_backward_pass_keeps() -> None:
+    with torch.device("meta"):
+        chain = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.Sigmoid(), torch.nn.Linear(128, 32))
+        x = torch.empty(3, 64, requires_grad=True)
+    flops, kept = cost(lambda: chain(x), {p.untyped_storage()._cdata for p in chain.parameters()})
+    assert flops == 2 * 3 * (64 * 128 + 128 * 32)
+    assert kept == 4 * 3 * (64 + 128)  # the input, and the sigmoid's output, which is the next input too
+
+
+def test_budgets_are_of_all_networks_that_train_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with_latents, plain = budgets(load_config(DIGITS)), budgets(load_config(DIGITS.with_name("digits-plain.yaml")))
+    assert with_latents.keys() == {"encoder", "denoiser"}
+    assert plain.keys() == {"denoiser"}
+    assert all(more > less > 0 for more, less in zip(with_latents["denoiser"], plain["denoiser"], strict=True))
+    assert budget.main([str(DIGITS), str(DIGITS.with_name("no-such.yaml"))]) == 1
+    said = capsys.readouterr()
+    assert "| digits-disco | denoiser |" in said.out
+    assert "no-such.yaml" in said.err
 
 
 def test_impossible_options_are_refused() -> None:
