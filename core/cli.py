@@ -131,10 +131,8 @@ def sample(
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
-        spec=_given(given),
-        sampler=pipeline.sampler(sampler, _options_of(option)) if sampler or option else None,
-        codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
-        low_model=Pipeline.from_pretrained(low_model, device) if low_model else None,
+        spec=_given(given), codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
+        **_reverse_process(pipeline, sampler, option, low_model),
     )  # fmt: skip
     result = pipeline.generate(request)
     files = pipeline.domain.write(result, out)
@@ -168,11 +166,8 @@ def evaluate(
 
     start_logging(quiet)
     pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance)])
-    request = Request(
-        seed=seed, steps=steps, batch_size=batch_size,
-        sampler=pipeline.sampler(sampler, _options_of(option)) if sampler or option else None,
-        low_model=Pipeline.from_pretrained(low_model, device) if low_model else None,
-    )  # fmt: skip
+    chosen = _reverse_process(pipeline, sampler, option, low_model)
+    request = Request(seed=seed, steps=steps, batch_size=batch_size, **chosen)
     rows = evaluate_model(pipeline, request, out, count)
     table = Table("", *rows)
     for figure in next(iter(rows.values())):  # downwards: their names are long, and there are few rows
@@ -240,6 +235,16 @@ def config(path: Annotated[Path, typer.Argument(help="YAML file.")], overrides: 
 def cite() -> None:
     """Print what to cite."""
     typer.echo(CITATION)
+
+
+def _reverse_process(pipeline: Any, name: str | None, options: list[str] | None, low: Path | None) -> dict[str, Any]:
+    """``sampler`` and ``low_model`` of a request, from the options of that name."""
+    from core.pipeline import Pipeline
+
+    return {
+        "sampler": pipeline.sampler(name, _options_of(options)) if name or options else None,
+        "low_model": Pipeline.from_pretrained(low, str(pipeline.device)) if low else None,
+    }
 
 
 def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:

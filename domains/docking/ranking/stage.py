@@ -25,7 +25,6 @@ from domains.docking.ranking.poses import Complexes, PoseStore, make_all, weight
 logger = logging.getLogger("disco")
 MADE_BY = ("denoiser", "encoder", "prior")
 MADE_WITH = {"poses", "steps", "decoys", "noisy", "noise_time", "batch"}  # settings that the poses follow from
-AS_USERS_DO = {"steps": None, "noisy": 0, "decoys": 0}
 
 
 class RankingStage(Stage):
@@ -85,7 +84,7 @@ class RankingStage(Stage):
             return
         assert isinstance(known, DockingDataset)
         seen = HeldOut(known.complexes, None if self.model.data.crop is None else self.model.regions.margin)
-        asked = self.config.model_copy(update=AS_USERS_DO | {"poses": self.config.held_out})
+        asked = self.config.model_copy(update={"poses": self.config.held_out, "steps": None, "noisy": 0, "decoys": 0})
         store = self._made(pipeline, seen, known.content_hash, asked, folder, world)
         good = self.config.thresholds[0]
         # A function, which copies of the stage share.
