@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,10 +68,13 @@ def peak_memory() -> float:
 
 
 class Clock:
-    """CPU seconds of named parts of this process."""
+    """CPU seconds of named parts of this process. wait: for what was asked of another device, before time is read;
+    peak: MB that were in use at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], None] = lambda: None, peak: Callable[[], float] = peak_memory) -> None:
         self.parts: dict[str, float] = {}
+        self.wait, self.peak = wait, peak
+        self.wait()
         self.cpu, self.wall = time.process_time(), time.perf_counter()
 
     @contextlib.contextmanager
@@ -82,6 +85,7 @@ class Clock:
 
     def stop(self, repeats: int = 1) -> Measurement:
         """All since the clock was made, per repeat."""
+        self.wait()
         cpu, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
         parts = {name: seconds / repeats for name, seconds in self.parts.items()}
-        return Measurement(cpu / repeats, wall / repeats, peak_memory(), parts)
+        return Measurement(cpu / repeats, wall / repeats, self.peak(), parts)

@@ -11,6 +11,8 @@ from pydantic import (
     model_validator,
 )
 
+from core.precision import Precision
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Backend = Literal["inductor", "cudagraphs", "aot_eager"]  # of torch.compile; the last generates no code
 
@@ -99,7 +101,7 @@ class SamplingConfig(Section):
     """Defaults of generation; every one can be overridden per request.
 
     guidance, class_guidance: extra strength (core/guidance.py); guidance_interval: noise levels (low, high] at which
-    guidance acts, everywhere by default; compile: backend of ``torch.compile`` for the denoiser, as in ``StageConfig``.
+    guidance acts, everywhere by default; precision, compile: of the denoiser, as in ``StageConfig``.
     """
 
     sampler: str = "heun"
@@ -110,6 +112,7 @@ class SamplingConfig(Section):
     guidance_interval: tuple[float, float] | None = None
     prior_temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
+    precision: Precision = "fp32"
     compile: Backend | None = None
 
 
@@ -125,12 +128,12 @@ class StageConfig(Section):
     """How one stage is trained. Adam; learning rate: linear warm-up, then constant or cosine to zero.
 
     batch: samples per optimiser step over all processes; accumulate: micro-batches it is split into per process;
-    precision: bf16 and fp16 act on CUDA only, elsewhere float32 is used; clip: gradient norm, 0 = off;
-    workers: loader processes, 0 = load in the training process, while a GPU waits; initial: a model folder whose
-    networks of the same name this stage starts from, None for random ones (weights that it does not have, as those of
-    added layers, are random). It is read before the first step only, not when the run goes on; compile: backend of
-    ``torch.compile`` for the networks of the stage (``inductor``, which needs a C++ compiler on a CPU), None to run
-    them as they are. It pays where shapes stay the same: images, not docking.
+    precision: of products; bf16 on CUDA and on CPUs made for it, fp16 on CUDA, elsewhere float32 is used; clip:
+    gradient norm, 0 = off; workers: loader processes, 0 = load in the training process, while a GPU waits; initial: a
+    model folder whose networks of the same name this stage starts from, None for random ones (weights that it does not
+    have, as those of added layers, are random). It is read before the first step only, not when the run goes on;
+    compile: backend of ``torch.compile`` for the networks of the stage (``inductor``, which needs a C++ compiler on a
+    CPU), None to run them as they are. It pays on a GPU where shapes stay the same: images, not docking.
     """
 
     initial: str | None = None
@@ -143,7 +146,7 @@ class StageConfig(Section):
     warmup: int = Field(default=0, ge=0)
     decay: Literal["constant", "cosine"] = "constant"
     clip: float = Field(default=0.0, ge=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     ema: EMAConfig = EMAConfig()
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000

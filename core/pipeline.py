@@ -16,13 +16,14 @@ from core.errors import CheckpointError, RequestError
 from core.guidance import Guidance, ScoreField
 from core.interfaces import Denoiser, Domain, scalar_times
 from core.latents import LatentSpace, from_codes, keep_all
+from core.precision import autocast, low_dtype
 from core.prior import PriorOptions
 from core.registry import get_domain
 from core.rng import SampleStreams
 from core.samplers import Callback, Mixed, Sampler, make_sampler
 from core.spaces import latent_space
 from core.training.distributed import resolve_device
-from core.types import Latents, Samples, padded
+from core.types import Latents, Samples, Tangent, padded
 
 logger = logging.getLogger("disco")
 CANDIDATES = 64  # completions per sample where codes are fixed behind free ones
@@ -88,6 +89,7 @@ class Pipeline:
         self.domain, self.config, self.device = domain, domain.config, torch.device(device)
         self.geometry = domain.geometry()
         self.networks = {name: net.to(self.device).eval().requires_grad_(False) for name, net in networks.items()}
+        self.amp_dtype = low_dtype(self.device, self.config.sampling.precision)
         if self.config.sampling.compile:
             self.networks["denoiser"].compile(backend=self.config.sampling.compile)
         self.space: LatentSpace | None = None
@@ -160,7 +162,13 @@ class Pipeline:
         if guidance.latents and latents is not None and self.config.latents.drop == 0:
             raise RequestError("guidance on latents was asked for, and this model was trained without dropping latents")
         latents = None if latents is None else latents.to(self.device)
-        return ScoreField(self.denoiser, self.geometry, batch, latents, guidance, self.domain.null_label)
+        return ScoreField(self._score, self.geometry, batch, latents, guidance, self.domain.null_label)
+
+    def _score(self, *arguments: Any) -> Tangent:
+        """The denoiser's score, at the precision of sampling."""
+        with autocast(self.device, self.amp_dtype):
+            score: Tangent = self.denoiser(*arguments)
+        return score
 
     def start(self, batch: Samples, steps: int, seed: int) -> tuple[Any, Tensor, SampleStreams]:
         """Initial noise of a batch, the time grid, and the streams for the noise of later steps."""

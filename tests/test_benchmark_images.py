@@ -4,16 +4,18 @@ nothing but what they are."""
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.images import budget, latents
-from benchmarks.images.__main__ import main, parse, table
+from benchmarks.images.__main__ import main, parse, table, throughput
 from benchmarks.images.budget import budgets, cost
-from benchmarks.images.sides import NETS, Peer, arrange, check_same, image_domain, our_denoiser
+from benchmarks.images.sides import NETS, VARIANTS, Peer, check_same, image_domain, lay_out, our_denoiser
 from benchmarks.measurement import Measurement
 from core.config_file import load_config
 from core.errors import ConfigError, DataError, RequestError
@@ -37,7 +39,7 @@ SCALE = {scale}
 KINDS = {{"SongUNet": (SongSettings, SongUNet), "DhariwalUNet": (ADMSettings, DhariwalUNet)}}
 
 class EDMPrecond(nn.Module):
-    def __init__(self, img_resolution, img_channels, label_dim, model_type, **sizes):
+    def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, **sizes):
         super().__init__()
         settings, network = KINDS[model_type]
         self.model = network(settings(img_resolution, img_channels, img_channels, label_dim, **sizes))
@@ -114,7 +116,7 @@ def test_the_layout_of_weights_changes_no_output(variant: str) -> None:
         torch.nn.init.normal_(parameter, std=0.05)
     with torch.no_grad():
         before = denoiser.denoise(x, sigma, None, batch)
-        arrange(denoiser, variant)
+        lay_out(denoiser, VARIANTS[variant])
         after = denoiser.denoise(x, sigma, None, batch)
     convolution = next(m for m in denoiser.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1)
     laid_out = convolution.weight.is_contiguous(memory_format=torch.channels_last)
@@ -149,6 +151,28 @@ def test_ratios_are_those_of_the_rounds() -> None:
     lines = table({"call": {"ours": ours, "peer": theirs}}).splitlines()
     assert "| call | CPU s per call | peer | 4 | 2.000 (1.000 to 3.000) |" in lines
     assert "| call | peak MB | peer | 150 | 1.500 (1.500 to 1.500) |" in lines
+
+
+def test_throughput_is_that_of_the_network_s_arithmetic() -> None:
+    asked = options("--peak-tflops", "1e-3")
+    forward, _ = budgets(image_domain(asked).config)["denoiser"]
+    lines = throughput({"train": {"ours": [Measurement(1.0, 0.5, 100.0)], "peer": []}}, asked).splitlines()
+    assert lines[2:] == [f"| train | ours | 4 | {12 * forward / 1e12:.3g} ({12 * forward / 1e9:.0%} of the peak) |"]
+
+
+@pytest.mark.parametrize("case", ["train", "call", "heun"])
+def test_every_case_runs_in_bf16_beside_the_peer_s_fp16(
+    case: str, peer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--cases", case, "--net", "adm", "--peer", str(peer), "--fp16", "--variants", "ours,bf16")
+    assert main([*SIZES, *asked]) == 0
+    said = capsys.readouterr().out
+    assert all(f"| {case} | {side} |" in said for side in ("ours", "bf16", "peer", "peer-fp16"))
+
+
+def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SIZES, "--device", "cuda:99"]) == 1
+    assert "this PyTorch sees" in capsys.readouterr().err
 
 
 def test_a_budget_counts_products_and_what_the_backward_pass_keeps() -> None:
@@ -227,3 +251,54 @@ def test_a_model_without_latents_has_no_cost_of_them() -> None:
     plain = DIGITS.with_name("digits-plain.yaml")
     with pytest.raises(RequestError, match="no discrete latents"):
         latents.latent_config(parse(["--latents", "--config", str(plain)]))
+
+
+def test_the_loader_is_measured_on_what_it_makes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.images import loader
+
+    monkeypatch.setattr(loader, "IMAGES", 12)
+    run = ["--resolution", "8", "--workers", "0,1", "--batch", "4", "--count", "10"]
+    assert loader.main(run) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    kinds = [[row[0].split(",")[0], *row[1:3]] for row in rows]
+    assert kinds == [[kind, p, w] for kind in ("zip of PNGs", "npz") for p in ("0", "0.12") for w in ("0", "1")]
+    assert all(float(rate.replace(",", "")) > 0 for row in rows for rate in row[3:5])
+    assert [row[5] == "none: it waits" for row in rows] == [True, False] * 4
+    assert loader.main(["--source", "no-such-folder"]) == 1
+    assert "no-such-folder: does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_is_charged_for_the_work_of_its_processes(tmp_path: Path, workers: int) -> None:
+    from benchmarks.images import loader
+    from core.data import TensorDataset
+
+    class Slow(TensorDataset):
+        def load(self, indices: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> Batch:
+            start = time.process_time()
+            while time.process_time() < start + 0.1:
+                pass
+            return super().load(indices, ids)
+
+    data = Slow({"x": torch.zeros(5, 1, 2, 2)})
+    delivered, cost = loader.measure(data, workers, batch=4, count=10, folder=tmp_path)
+    assert delivered == 12  # whole batches
+    assert cost.cpu > 0.29
+
+
+def test_impossible_options_of_the_loader_are_refused() -> None:
+    from benchmarks.images import loader
+
+    for wrong in (("--workers", "one"), ("--workers", "-1"), ("--batch", "0"), ("--augment", "2"), ("--gpu-rate", "0")):
+        with pytest.raises(SystemExit):
+            loader.parse(wrong)
+
+
+def test_made_up_images_take_as_many_bytes_as_photographs() -> None:
+    from benchmarks.images import loader
+    from tests.test_images_data import encoded
+
+    sizes = [len(encoded(image)) for image in loader.pictures(20, 64)]
+    assert 6000 < sum(sizes) / 20 < 8000

@@ -314,14 +314,6 @@ def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     assert losses(tmp_path / "0") == losses(tmp_path / "1")
 
 
-def test_half_precision_without_cuda_warns_and_trains_in_fp32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run(tmp_path / "full", *SHORT, device="cpu")
-    with caplog.at_level(logging.WARNING, "disco"):
-        run(tmp_path / "half", *SHORT, "train.denoiser.precision=bf16", device="cpu")
-    assert "precision bf16 needs CUDA; training in fp32" in caplog.text
-    assert losses(tmp_path / "half") == losses(tmp_path / "full")
-
-
 @pytest.mark.parametrize(("stage", "words"), [("prior", "--stage denoiser first"), ("nonsense", "denoiser, prior")])
 def test_a_stage_that_cannot_run_is_refused(tmp_path: Path, stage: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

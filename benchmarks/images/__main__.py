@@ -1,14 +1,19 @@
 """What the image networks cost beside EDM's own code, and what latents add.
 
     python -m benchmarks.images [--peer EDM_CHECKOUT] [--net ddpmpp|ncsnpp|adm] [--width 64] [--batch 8] [--rounds 5]
-        [--threads 1] [--cases train,call,heun] [--variants ours,channels-last,matmul-medium] [-o FOLDER]
+        [--threads 1] [--cases train,call,heun] [--variants ours,bf16,compile,...] [-o FOLDER]
+    python -m benchmarks.images --device cuda --peer EDM_CHECKOUT --fp16 --net adm --resolution 64 --width 192
+        --batch 32 --repeats 10 --variants ours,bf16,bf16-compile --peak-tflops 989
     python -m benchmarks.images --latents [--config imagenet64.yaml] [--width 192] [--batch 1] [--channels-last]
 
 The first measures a training step (loss, backward pass, Adam), a network call and 18 steps of Heun's method. Every
 measurement is a process of its own; the sides run in turns, after a check that the peer gives the same outputs under
-the same weights. Variants: our network with channels-last weights, or with torch's lower matmul precision. The second
+the same weights. Variants: our network with channels-last weights, with torch's lower matmul precision, in bf16,
+compiled. On a GPU the peer runs in its half precision too (--fp16). TFLOP/s are those of the network without latents
+(benchmarks.images.budget; backward twice forward); --peak-tflops sets them in relation to the device's. The second
 measures, in turns in one process, a call of the experiment's denoiser without and with latents, guidance in one call
-and in two, and the prior. Compare CPU seconds (user + system): wall suffers from other processes.
+and in two, and the prior. Compare CPU seconds (user + system), on a GPU
+wall: on a CPU that suffers from other processes.
 """
 
 import argparse
@@ -25,8 +30,9 @@ from typing import Any
 import torch
 
 from benchmarks.images import latents
-from benchmarks.images.costs import PEER, add_sizes
-from benchmarks.images.sides import VARIANTS
+from benchmarks.images.budget import budgets
+from benchmarks.images.costs import PEERS, add_sizes
+from benchmarks.images.sides import VARIANTS, image_domain
 from benchmarks.measurement import Measurement, run_command
 from core.errors import DiscoError
 from core.files import write_text
@@ -44,6 +50,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of every process")
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)} (all)")
     parser.add_argument("--variants", default="ours", help=f"of {', '.join(VARIANTS)} (ours)")
+    parser.add_argument("--fp16", action="store_true", help="the peer in its half precision too")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, at the precision of interest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latents", action="store_true", help="measure what latents cost instead")
     parser.add_argument("--config", type=Path, default=latents.CONFIG, help="experiment for --latents")
@@ -57,14 +65,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unknown case or variant '{unknown[0]}'" if unknown else "rounds, repeats, threads: at least 1")
     if options.latents and options.peer:
         parser.error("a peer has no latents: leave --peer or --latents away")
+    options.width = options.width if options.latents else options.width or 64
     options.batch = options.batch or (1 if options.latents else 8)
     return options
 
 
 def command(case: str, side: str, options: argparse.Namespace) -> tuple[str, ...]:
     """The process of one measurement."""
-    sizes = {name: getattr(options, name) for name in ("net", "resolution", "batch", "repeats", "steps", "seed")}
-    sizes["width"] = options.width or 64
+    names = ("net", "resolution", "width", "batch", "repeats", "steps", "seed", "device")
+    sizes = {name: getattr(options, name) for name in names}
     if options.peer is not None:
         sizes["peer"] = options.peer
     rest = (part for name, value in sizes.items() for part in (f"--{name}", str(value)))
@@ -73,16 +82,18 @@ def command(case: str, side: str, options: argparse.Namespace) -> tuple[str, ...
 
 def compare(options: argparse.Namespace, found: Found) -> None:
     """Fill ``found``, all sides in turns. Raises DiscoError where a measurement fails; what was measured stays."""
-    sides = [*options.variants, *([PEER] if options.peer else [])]
+    peers = list(PEERS) if options.fp16 else ["peer"]
+    sides = [*options.variants, *(peers if options.peer else [])]
     if options.peer:
-        run_command(command("check", PEER, options), options.threads)
+        run_command(command("check", "peer", options), options.threads)
         print("the peer gives the same outputs under the same weights", file=sys.stderr)
     for case in options.cases:
         rows = found[case] = {side: [] for side in sides}
         for number in range(options.rounds):
             for side in sides:
                 rows[side].append(run_command(command(case, side, options), options.threads))
-                print(f"{case} round {number + 1} {side}: {rows[side][-1].cpu:.2f} CPU s", file=sys.stderr, flush=True)
+                took = f"{rows[side][-1].cpu:.2f} CPU s, {rows[side][-1].wall:.2f} s"
+                print(f"{case} round {number + 1} {side}: {took}", file=sys.stderr, flush=True)
 
 
 def table(found: Mapping[str, Mapping[str, list[Measurement]]]) -> str:
@@ -107,6 +118,21 @@ def _quantities(case: str, measured: list[Measurement]) -> dict[str, Callable[[M
     }
     names = dict.fromkeys(name for m in measured for name in m.parts)
     return rows | {f"CPU s, {name}": lambda m, name=name: m.parts.get(name, 0.0) for name in names}
+
+
+def throughput(found: Mapping[str, Mapping[str, list[Measurement]]], options: argparse.Namespace) -> str:
+    """Markdown: images per second of every side by the wall, and the arithmetic of the network alone that this is."""
+    forward, _ = budgets(image_domain(options).config)["denoiser"]
+    calls = {"train": 3, "call": 1, "heun": 2 * options.steps - 1}  # a backward pass is two forward passes
+    lines = ["| case | side | images per wall s | TFLOP/s |", "| --- | --- | ---: | ---: |"]
+    for case, sides in found.items():
+        for side, measured in sides.items():
+            if measured:
+                rate = options.batch / statistics.median(m.wall for m in measured)
+                speed = rate * forward * calls[case] / 1e12
+                share = f" ({speed / options.peak_tflops:.0%} of the peak)" if options.peak_tflops else ""
+                lines.append(f"| {case} | {side} | {rate:.4g} | {speed:.3g}{share} |")
+    return "\n".join(lines)
 
 
 def report(name: str, text: str, results: Any, options: argparse.Namespace) -> None:
@@ -138,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         status = 1
     if any(measured for sides in found.values() for measured in sides.values()):
         numbers = {c: {s: [asdict(m) for m in ms] for s, ms in sides.items()} for c, sides in found.items()}
-        report(f"images-{options.net}", table(found), numbers, options)
+        report(f"images-{options.net}", f"{table(found)}\n\n{throughput(found, options)}", numbers, options)
     return status
 
 

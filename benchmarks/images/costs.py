@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,16 +12,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.images.sides import CLASSES, NETS, VARIANTS, Peer, arrange, check_same, image_domain, inputs
-from benchmarks.images.sides import our_denoiser as build_ours
+from benchmarks.images.sides import (
+    CLASSES,
+    NETS,
+    VARIANTS,
+    Peer,
+    check_same,
+    image_domain,
+    inputs,
+    lay_out,
+    our_denoiser,
+)
 from benchmarks.measurement import Clock, Measurement
 from core.errors import DiscoError
 from core.pipeline import Pipeline, Request
+from core.precision import autocast, low_dtype
 from core.rng import SampleStreams
+from core.training.distributed import resolve_device
 from core.training.stage import build_stage
 from core.types import Batch
 
-PEER = "peer"
+PEERS = {"peer": False, "peer-fp16": True}  # EDM's code, and whether in its half precision
+
+
+def clock(options: argparse.Namespace) -> Clock:
+    """Of this process; of the GPU's memory and work, too, where it computes there."""
+    if options.device.type == "cpu":
+        return Clock()
+    torch.cuda.reset_peak_memory_stats()
+    return Clock(torch.cuda.synchronize, lambda: torch.cuda.max_memory_allocated() / 1024**2)
 
 
 def measure_train(options: argparse.Namespace) -> Measurement:
@@ -28,36 +48,44 @@ def measure_train(options: argparse.Namespace) -> Measurement:
     parameters, losses = _training(options)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, foreach=True)
 
-    def step(clock: Clock, number: int) -> None:
-        with clock.part("forward"):
+    def step(part: Callable[[str], AbstractContextManager[None]], number: int) -> None:
+        with part("forward"):
             optimizer.zero_grad(set_to_none=True)
             loss = losses(number)
-        with clock.part("backward"):
+        with part("backward"):
             loss.backward()
-        with clock.part("optimiser"):
+        with part("optimiser"):
             optimizer.step()
 
-    step(Clock(), 0)
-    clock = Clock()
+    step(lambda _: nullcontext(), 0)
+    measured = clock(options)
+    # On a GPU the parts overlap: what this process does says nothing of them.
+    part = measured.part if options.device.type == "cpu" else lambda _: nullcontext()
     for number in range(1, options.repeats + 1):
-        step(clock, number)
-    return clock.stop(options.repeats)
+        step(part, number)
+    return measured.stop(options.repeats)
 
 
 def _training(options: argparse.Namespace) -> tuple[list[Tensor], Callable[[int], Tensor]]:
     """What is trained, and its mean loss at the given step."""
     domain, (images, _, label) = image_domain(options), inputs(options)
-    if options.side == PEER:
+    if options.side in PEERS:
         peer = Peer(options.peer)
-        network, loss, one_hot = peer.network(domain).train(), peer.losses.EDMLoss(), functional.one_hot(label, CLASSES)
+        network = peer.network(domain, fp16=PEERS[options.side]).to(options.device).train()
+        loss, one_hot = peer.losses.EDMLoss(), functional.one_hot(label, CLASSES)
         return list(network.parameters()), lambda _: loss(net=network, images=images, labels=one_hot).mean()
-    stage = build_stage("denoiser", domain, {}).train()
-    arrange(stage, options.side)
+    variant, stage = VARIANTS[options.side], build_stage("denoiser", domain, {}).to(options.device).train()
+    lay_out(stage, variant)
+    if variant.compile:
+        for part in stage.parts().values():
+            part.compile()
+    dtype = low_dtype(options.device, variant.precision)
 
     def ours(number: int) -> Tensor:
-        ids = torch.arange(options.batch) + number * options.batch
-        batch, streams = Batch(ids, {"x": images}, label), SampleStreams(options.seed, ids, "noise", "cpu")
-        return stage(batch, streams)["loss"].mean()
+        ids = torch.arange(options.batch, device=options.device) + number * options.batch
+        batch, streams = Batch(ids, {"x": images}, label), SampleStreams(options.seed, ids, "noise", options.device)
+        with autocast(options.device, dtype):
+            return stage(batch, streams)["loss"].mean()
 
     return list(stage.parameters()), ours
 
@@ -66,36 +94,48 @@ def _training(options: argparse.Namespace) -> tuple[list[Tensor], Callable[[int]
 def measure_call(options: argparse.Namespace) -> Measurement:
     """One evaluation of the preconditioned network, after one to warm up."""
     domain, (images, levels, label) = image_domain(options), inputs(options)
-    call: Callable[[], Tensor]
-    if options.side == PEER:
-        network, one_hot = Peer(options.peer).network(domain).eval(), functional.one_hot(label, CLASSES)
-        call = lambda: network(images, levels, one_hot)  # noqa: E731
+    if options.side in PEERS:
+        network = Peer(options.peer).network(domain, fp16=PEERS[options.side]).to(options.device).eval()
+        one_hot = functional.one_hot(label, CLASSES)
+
+        def call() -> object:
+            return network(images, levels, one_hot)
+
     else:
-        denoiser, batch = build_ours(domain, options.side).eval(), Batch(torch.arange(options.batch), label=label)
-        call = lambda: denoiser.denoise(images, levels, None, batch)  # noqa: E731
+        variant, batch = VARIANTS[options.side], Batch(torch.arange(options.batch, device=options.device), label=label)
+        denoiser = our_denoiser(domain, variant).to(options.device).eval()
+        if variant.compile:
+            denoiser.compile()
+        dtype = low_dtype(options.device, variant.precision)
+
+        def call() -> object:
+            with autocast(options.device, dtype):
+                return denoiser({"x": images}, levels, None, batch)
+
     call()
-    clock = Clock()
+    measured = clock(options)
     for _ in range(options.repeats):
         call()
-    return clock.stop(options.repeats)
+    return measured.stop(options.repeats)
 
 
 @torch.no_grad()
 def measure_heun(options: argparse.Namespace) -> Measurement:
     """One batch of samples by Heun's method, after two steps to warm up."""
-    domain, (images, _, label) = image_domain(options), inputs(options)
+    variant = VARIANTS.get(options.side, VARIANTS["ours"])
+    domain, (images, _, label) = image_domain(options, variant), inputs(options)
     sample: Callable[[int], object]
-    if options.side == PEER:
+    if options.side in PEERS:
         peer, one_hot = Peer(options.peer), functional.one_hot(label, CLASSES)
-        network = peer.network(domain).eval()
+        network = peer.network(domain, fp16=PEERS[options.side]).to(options.device).eval()
         sample = lambda steps: peer.generate.edm_sampler(network, images, one_hot, num_steps=steps)  # noqa: E731
     else:
-        pipeline = Pipeline(domain, {"denoiser": build_ours(domain, options.side)})
+        pipeline = Pipeline(domain, {"denoiser": our_denoiser(domain, variant)}, options.device)
         sample = lambda steps: pipeline.generate(Request(count=options.batch, steps=steps))  # noqa: E731
     sample(2)
-    clock = Clock()
+    measured = clock(options)
     sample(options.steps)
-    return clock.stop()
+    return measured.stop()
 
 
 def measure_check(options: argparse.Namespace) -> Measurement:
@@ -113,6 +153,7 @@ MEASURE: Mapping[str, Callable[[argparse.Namespace], Measurement]] = {
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Options that the comparison hands on to every measurement."""
     parser.add_argument("--peer", type=Path, help="a checkout of EDM, which is imported")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--net", choices=NETS, default="ddpmpp")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
@@ -124,14 +165,15 @@ def main() -> int:
     """Print one measurement as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=MEASURE)
-    parser.add_argument("--side", choices=(*VARIANTS, PEER), default="ours")
+    parser.add_argument("--side", choices=(*VARIANTS, *PEERS), default="ours")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     add_sizes(parser)
     options = parser.parse_args()
-    if options.peer is None and (options.side == PEER or options.command == "check"):
+    if options.peer is None and (options.side in PEERS or options.command == "check"):
         parser.error("give the peer's folder with --peer")
     try:
+        options.device = resolve_device(options.device)
         print(json.dumps(asdict(MEASURE[options.command](options))))
     except DiscoError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from core.config import StageConfig
 from core.data import EpochOrder
 from core.errors import ConfigError, DataError, DiscoError, TrainingError
 from core.interfaces import Dataset, Stage
+from core.precision import autocast, low_dtype
 from core.rng import SampleStreams, derive_key
 from core.training.distributed import World
 from core.training.ema import EMA
@@ -104,7 +105,7 @@ class Trainer:
         )
         self.ema = EMA(self.stage, config.ema)
         self.states = job.folder / "state" / job.stage.name
-        self.amp_dtype = self._amp_dtype()
+        self.amp_dtype = low_dtype(world.device, config.precision)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.amp_dtype == torch.float16)
         self.step = 0
         self._signal: int | None = None
@@ -161,8 +162,9 @@ class Trainer:
         for piece in range(pieces):
             batch = next(batches).to(self.world.device)
             streams = SampleStreams(self.job.seed, batch.ids, f"train/{self.stage.name}", self.world.device)
-            with self._no_sync(piece < pieces - 1), self._autocast():
-                values = self.forward(batch, streams)
+            with self._no_sync(piece < pieces - 1):
+                with autocast(self.world.device, self.amp_dtype):
+                    values = self.forward(batch, streams)
                 loss = values["loss"].mean() / pieces
                 self.scaler.scale(loss).backward()
             for name, value in values.items():
@@ -216,19 +218,6 @@ class Trainer:
             **loader_options(self.world.device, self.config.workers),
         )
         return _intact(loader)
-
-    def _amp_dtype(self) -> torch.dtype | None:
-        if self.config.precision == "fp32":
-            return None
-        if self.world.device.type != "cuda":
-            logger.warning("precision %s needs CUDA; training in fp32", self.config.precision)
-            return None
-        return torch.bfloat16 if self.config.precision == "bf16" else torch.float16
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.amp_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, self.amp_dtype)
 
     def _no_sync(self, more_to_come: bool) -> AbstractContextManager[Any]:
         if more_to_come and isinstance(self.forward, DistributedDataParallel):

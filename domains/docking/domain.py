@@ -53,6 +53,10 @@ class DockingDomain(Domain):
         super().__init__(config)
         if config.latents.kind == "gaussian":
             raise ConfigError("docking has no continuous latents: set latents.kind to pointer, discrete or none")
+        low = [f"train.{name}" for name, stage in config.train.items() if stage.precision != "fp32"]
+        low += ["sampling"] if config.sampling.precision != "fp32" else []
+        if low:  # its convolutions write products into float32 memory, and coordinates need float32
+            raise ConfigError(f"docking computes in float32 only: set {low[0]}.precision to fp32")
         self._datasets: dict[str, DockingDataset] = {}
         self._language: LanguageModel | None = None
 
