@@ -78,14 +78,16 @@ def train(
     from core.training.loop import Interrupted
     from core.training.run import train as train_run
 
-    start_logging(quiet or int(os.environ.get("RANK", "0")) > 0)
+    rank = int(os.environ.get("RANK", "0"))
+    start_logging(quiet or rank > 0)
     settings = load_config(config, overrides or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
         from core.training.plan import plan
 
-        for line in plan(settings, folder):
-            typer.echo(line)
+        for line in plan(settings, folder, int(os.environ.get("WORLD_SIZE", "1"))):
+            if not rank:
+                typer.echo(line)
         return
     try:
         model = train_run(settings, folder, stage, device, overwrite, quiet)

@@ -59,7 +59,8 @@ class NoiseConfig(Section):
     """Noise of a flat domain: what is trained and on which levels is sampled (EDM Table 1; defaults are EDM's).
 
     path: t -> sigma(t), s(t) for sampling; distribution: of the trained levels (mean, std: of ln sigma);
-    resolution: shifts distribution and monotonic weight by ln(resolution / 64).
+    resolution: shifts distribution and monotonic weight by ln(resolution / 64); dimensions: D of PFGM++, null for
+    diffusion (core/geometry/euclidean.py).
     """
 
     sigma_data: PositiveFloat = 0.5
@@ -70,6 +71,7 @@ class NoiseConfig(Section):
     std: PositiveFloat = 1.2
     weighting: Literal["edm", "edm-monotonic", "inverse-square", "uniform"] = "edm"
     resolution: PositiveInt | None = None
+    dimensions: PositiveInt | None = None
     grid: Literal["rho", "geometric", "linear-beta", "cosine"] = "rho"
     sigma_min: PositiveFloat = 0.002
     sigma_max: PositiveFloat = 80.0

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,7 +115,13 @@ class FlatDomain(Domain):
         return resolution_shift(self.noise.resolution) if self.noise.resolution else 0.0
 
     def geometry(self) -> Euclidean:
-        return Euclidean(self.shapes, PATHS[self.noise.path](), self.weighting())
+        return Euclidean(self.shapes, PATHS[self.noise.path](), self.weighting(), self.noise.dimensions)
+
+    def same_process(self, other: Domain) -> bool:
+        if not (super().same_process(other) and isinstance(other, FlatDomain)):
+            return False
+        ours, theirs = (replace(domain.geometry(), weighting=torch.ones_like) for domain in (self, other))
+        return ours == theirs and self.classes == other.classes
 
     def training_times(self, streams: SampleStreams) -> Tensor:
         return self.geometry().time_at(self.noise_distribution().sample(streams))

@@ -27,6 +27,11 @@ class Geometry(ABC, Generic[State]):
     flat: ClassVar[bool] = False  # True where tangents at different points can be added (multistep samplers need it)
     level_is_sigma: ClassVar[bool] = True  # False where noise levels are no multiples of sigma (churn needs that)
 
+    @property
+    def gaussian(self) -> bool:
+        """False where noise is not Gaussian (PFGM++): adding some does not lead from one noise level to another."""
+        return True
+
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
         """[B] the level the denoiser is conditioned on, increasing in t (images: sigma)."""
@@ -210,6 +215,11 @@ class Domain(ABC):
     @abstractmethod
     def write(self, result: Any, out: Path) -> list[Path]:
         """Write a ``Generated`` in the domain's usual formats; returns the files."""
+
+    def same_process(self, other: "Domain") -> bool:
+        """Whether a model of ``other`` can go on where a model of this leaves off: samples of the same shape, under the
+        same conditions, on the same noise path."""
+        return self.name == other.name
 
     def finish(self, samples: Any, batch: Any) -> Any:
         """What is handed out of the samples that a reverse process ended in (docking: relaxed poses); the same by

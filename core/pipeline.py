@@ -200,9 +200,10 @@ class Pipeline:
             return sampler
         if not isinstance(sampler, Mixed):
             raise RequestError("low_model was given, and only the sampler 'mixed' changes the model at a noise level")
-        if low.space is not None or low.config.domain != self.config.domain:
+        if low.space is not None or not self.domain.same_process(low.domain):
             raise RequestError(
-                f"the model below the threshold must be one of '{self.config.domain}' without latents, not {low.name}"
+                f"the model below the threshold must be one of '{self.config.domain}' without latents, for samples of "
+                f"the same size and classes on the same noise path, and {low.name} is not"
             )
         return replace(sampler, low_field=low.field(batch, None))
 

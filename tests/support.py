@@ -70,6 +70,10 @@ TINY["docking"] = {
 VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "toy": ("toy", {}),
     "toy-plain": ("toy", {"latents": {"kind": "none"}}),
+    "toy-pfgmpp": (
+        "toy",
+        {"model": {**TINY["toy"]["model"], "noise": {**TINY["toy"]["model"]["noise"], "dimensions": 4}}},
+    ),
     "toy-gaussian": ("toy", {"latents": {"kind": "gaussian", "count": 1, "codes": 8}}),
     "images": ("images", {}),
     "images-plain": ("images", {"latents": {"kind": "none"}}),

@@ -19,7 +19,7 @@ from core import __version__
 from core.checkpoint import read_manifest
 from core.cli import app, main
 from core.config_file import load_config
-from core.errors import CheckpointError, RequestError
+from core.errors import CheckpointError, ConfigError, RequestError
 from core.pipeline import Pipeline
 from core.registry import domain_names
 from core.samplers import Mixed
@@ -102,12 +102,25 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path) -> None:
     output = invoke("train", config, "seed=3", "-o", tmp_path / "run", "--dry-run").stdout
     assert not (tmp_path / "run").exists()
     assert yaml.safe_load(output)["seed"] == 3
-    assert "# stages: denoiser, prior" in output
+    for stage in ("denoiser", "prior"):
+        assert f"# stage {stage}: 12 steps of 16 samples, 1 micro-batches of 16 on each of 1 process(es)" in output
     assert f"# folder: {tmp_path / 'run'}" in output
     assert "# training samples: 256" in output
     for part in ("denoiser", "encoder", "prior"):
         (size,) = re.findall(rf"# {part}: ([\d,]+) parameters", output)
         assert int(size.replace(",", "")) > 0
+
+
+def test_a_dry_run_speaks_once_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    config = write_config(tmp_path / "run.yaml", "toy", ["train.prior.accumulate=2"])
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        output = invoke("train", config, "--dry-run").stdout
+        said = "# stage prior: 12 steps of 16 samples, 2 micro-batches of 2 on each of 4 process(es)" in output
+        assert (said, output == "") == (rank == 0, rank != 0)
+    with pytest.raises(ConfigError, match=r"train\.prior\.batch = 20 cannot be split over 4 process"):
+        invoke("train", config, "--dry-run", "train.prior.batch=20")
 
 
 def test_train_writes_a_run_folder(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""Damage that only decoding finds is found when data is opened for training, and looked for once."""
+"""Damage that only decoding finds is found when data is opened for training, and looked for once; what is missing of a
+published set is named."""
 
 import logging
 import os
+import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +15,11 @@ import pytest
 from core.errors import DataError
 from domains.images.data import ImageDataset, open_source
 from domains.images.data.decode import FileImages
-from domains.images.data.prepare import verify_once
+from domains.images.data.prepare import verify_once, verify_path
+from domains.images.data.sources import has_test_files
 from domains.images.domain import ImageDomain
 from tests.support import tiny_config
-from tests.test_images_data import archive, cut, flipped_png, folder, idx, pixels
+from tests.test_images_data import all_of, archive, cifar, cut, flipped_png, folder, idx, pixels
 
 Count = Callable[[], int]
 
@@ -118,13 +122,87 @@ def test_test_files_are_opened_before_training(tmp_path: Path) -> None:
         opened(tmp_path, channels=1, classes=3)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_missing_cifar_files_are_named(tmp_path: Path, nested: bool) -> None:
+    root, images, _ = cifar(tmp_path / "cifar-10-batches-bin")
+    path = tmp_path if nested else root
+    (root / "test_batch.bin").rename(tmp_path / "test")
+    assert not has_test_files(path)
+    assert np.array_equal(all_of(open_source(path)), images[:20])  # all that training needs
+    with pytest.raises(DataError, match=r"no test_batch\.bin; unpack all of .* with --split train"):
+        verify_path(str(path), quiet=True)
+    (root / "data_batch_2.bin").unlink()
+    (root / "data_batch_5.bin").unlink()
+    for split, names in (
+        ("train", r"data_batch_2\.bin, data_batch_5\.bin"),
+        ("all", r"data_batch_2\.bin, data_batch_5\.bin, test_batch\.bin"),
+    ):
+        with pytest.raises(DataError, match=rf"cifar-10-batches-bin: no {names}; unpack all of cifar-10-binary"):
+            open_source(path, split)
+    (tmp_path / "test").rename(root / "test_batch.bin")
+    assert has_test_files(path)
+    assert np.array_equal(all_of(open_source(path, "val")), images[20:])
+
+
+def test_other_files_of_a_cifar_folder_are_not_read(tmp_path: Path) -> None:
+    root, images, _ = cifar(tmp_path / "c")
+    for name in ("data_batch_1 (1).bin", "data_batch_6.bin"):
+        (root / name).write_bytes((root / "data_batch_1.bin").read_bytes())
+    assert np.array_equal(all_of(open_source(root, "all")), images)
+
+
+def test_the_pickled_version_of_cifar_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({}))
+    for path in (tmp_path, tmp_path / "cifar-10-batches-py"):
+        with pytest.raises(DataError, match=r"holds no images .* binary version: disco data fetch cifar10"):
+            open_source(path)
+
+
+@pytest.mark.parametrize("stem", ["train", "t10k"])
+def test_a_missing_file_of_labels_is_named(tmp_path: Path, stem: str) -> None:
+    for part in ("train", "t10k"):
+        idx(tmp_path, pixels(3, 1)[:, 0], np.arange(3), part, zipped=part == "t10k")
+    next(tmp_path.glob(f"{stem}-labels*")).unlink()
+    gone, whole = ("train", "val") if stem == "train" else ("val", "train")
+    for split in (gone, "all"):
+        with pytest.raises(DataError, match=rf"{stem}-labels-idx1-ubyte: does not exist, nor as \.gz"):
+            verify_path(str(tmp_path), split, quiet=True)
+    assert open_source(tmp_path, whole).classes == 3
+
+
+def test_images_without_any_labels_are_a_source_without_classes(tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        idx(tmp_path, pixels(3, 1)[:, 0], np.arange(3), part)
+    for path in tmp_path.glob("*-labels-*"):
+        path.unlink()
+    assert open_source(tmp_path).require((1, 8, 8), 0).labels is None
+    both = r"put train-labels-idx1-ubyte and t10k-labels-idx1-ubyte \(or \.gz\) beside the images"
+    assert re.search(rf"no classes \(to have some, {both}\)", verify_path(str(tmp_path), quiet=True).summary())
+    single = verify_path(str(tmp_path / "train-images-idx3-ubyte"), quiet=True).summary()
+    assert "put train-labels-idx1-ubyte (or .gz) beside" in single
+    with pytest.raises(DataError, match=rf"{both}, or set model\.classes to 0"):
+        open_source(tmp_path).require((1, 8, 8), 10)
+
+
+def test_a_folder_with_what_training_needs_is_enough(tmp_path: Path) -> None:
+    idx(tmp_path, pixels(3, 1)[:, 0], np.arange(3))
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert len(opened(tmp_path, channels=1)) == 3
+    idx(tmp_path, pixels(3, 1)[:, 0], np.arange(3), stem="t10k")
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte: does not exist.* or remove those to use it"):
+        opened(tmp_path, channels=1)
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    assert len(opened(tmp_path, channels=1)) == len(opened(tmp_path, "val", channels=1)) == 3
+
+
 def test_messages_say_what_helps(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_text("no image at all")
     with pytest.raises(DataError, match=r"0\.png: cannot be decoded \(it is none of PNG, JPEG, WEBP, BMP\)") as error:
         open_source(tmp_path, "all").shape  # noqa: B018
     assert "BytesIO" not in str(error.value)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 1, 8, 8) + bytes(64))
-    with pytest.raises(DataError, match="put the file of labels"):
+    with pytest.raises(DataError, match=r"put train-labels-idx1-ubyte \(or \.gz\) beside the images"):
         open_source(tmp_path).require((1, 8, 8), 10)
     np.savez(tmp_path / "x.npz", x=pixels(2))
     with pytest.raises(DataError, match="add an array 'y'"):

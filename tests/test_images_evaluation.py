@@ -401,7 +401,11 @@ def test_arrays_of_images_are_references(tmp_path: Path) -> None:
     for name, part in (("train", images[:20]), ("t10k", images[20:])):
         head = np.array([0x803, *part.shape[0::2], part.shape[3]], dtype=">u4").tobytes()
         (mnist / f"{name}-images-idx3-ubyte").write_bytes(head + part.numpy().tobytes())
-    for path, count in ((tmp_path / "real.npz", 30), (mnist, 20), (mnist / "t10k-images-idx3-ubyte", 10)):
+    alone = tmp_path / "without-test-images"
+    alone.mkdir()
+    shutil.copy(mnist / "train-images-idx3-ubyte", alone)
+    files = ((tmp_path / "real.npz", 30), (mnist, 20), (mnist / "t10k-images-idx3-ubyte", 10), (alone, 20))
+    for path, count in files:
         found = real_images(path)
         assert not isinstance(found, Path)
         assert len(found) == count

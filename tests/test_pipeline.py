@@ -13,8 +13,9 @@ from core.errors import CheckpointError, ConfigError, RequestError
 from core.guidance import Guidance
 from core.pipeline import Pipeline, Request
 from core.prior import PriorOptions
+from core.registry import get_domain
 from core.samplers import SAMPLERS, Churn, Euler, Heun, Mixed, Sampler, Step, make_sampler
-from tests.support import VARIANTS
+from tests.support import VARIANTS, tiny_config
 
 Trained = Callable[[str], Path]
 LATENT = [name for name in VARIANTS if not name.endswith("plain") and not name.startswith("docking")]
@@ -315,13 +316,26 @@ def test_another_model_takes_over_at_a_noise_level(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler", "words"),
+    ("name", "overrides", "sampler", "words"),
     [
-        ("toy-plain", Heun(), "only the sampler 'mixed'"),
-        ("toy", Mixed(), "one of 'toy' without latents"),
-        ("images-plain", Mixed(), "one of 'toy' without latents"),
+        ("toy-plain", (), Heun(), "only the sampler 'mixed'"),
+        ("toy", (), Mixed(), "one of 'toy' without latents"),
+        ("images-plain", (), Mixed(), "one of 'toy' without latents"),
+        ("toy-plain", ("model.noise.path=vp",), Mixed(), "on the same noise path, and"),
+        ("toy-plain", ("model.noise.dimensions=8",), Mixed(), "on the same noise path, and"),
     ],
 )
-def test_a_model_that_cannot_take_over_is_refused(trained: Trained, name: str, sampler: Sampler, words: str) -> None:
+def test_a_model_that_cannot_take_over_is_refused(
+    trained: Trained, name: str, overrides: tuple[str, ...], sampler: Sampler, words: str
+) -> None:
     with pytest.raises(RequestError, match=words):
-        load(trained, "toy").generate(sampler=sampler, low_model=load(trained, name))
+        load(trained, "toy").generate(sampler=sampler, low_model=load(trained, name, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [("model.resolution=16", False), ("model.classes=5", False), ("model.noise.sigma_data=0.4", True)],
+)
+def test_a_process_is_size_classes_and_path(setting: str, same: bool) -> None:
+    ours, theirs = (get_domain("images")(tiny_config("images", overrides)) for overrides in ([], [setting]))
+    assert ours.same_process(theirs) == same

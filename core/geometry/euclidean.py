@@ -20,12 +20,16 @@ class Euclidean(Geometry[FlatState]):
     """Named fields in flat space under one noise path.
 
     shapes: field name -> shape of one sample; weighting: sigma [B] -> lambda(sigma) [B], the weight of
-    ||D(x; sigma) - y||^2 in the loss.
+    ||D(x; sigma) - y||^2 in the loss; dimensions: D of PFGM++ (Xu et al. 2023), None for diffusion, its limit.
+    PFGM++'s kernel p_r(x | y) ~ (|x - y|^2 + r^2)^(-(N + D)/2) at r = sigma sqrt(D) is a multivariate Student t of D
+    degrees of freedom and scale sigma. The denoiser estimates E[y | x], and the ODE dx/dsigma = (x - D(x))/sigma is the
+    same: what is called a score is then (D(x) - x)/sigma^2.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     path: Path = field(default_factory=EDMPath)
     weighting: Weighting = torch.ones_like
+    dimensions: int | None = None
     flat: ClassVar[bool] = True
 
     def noise_level(self, t: Tensor) -> Tensor:
@@ -46,7 +50,7 @@ class Euclidean(Geometry[FlatState]):
     def corrupt(self, clean: FlatState, t: Tensor, streams: SampleStreams) -> Corrupted[FlatState]:
         """x = y + sigma n; target (y - x)/sigma^2; weight lambda sigma^4, so that the loss is lambda ||D - y||^2."""
         sigma = self.path.sigma(t)
-        noise = self.draw(clean, streams)
+        noise = self._noise(self.draw(clean, streams), streams)
         return Corrupted(
             state={name: y + expand(sigma, y) * noise[name] for name, y in clean.items()},
             target={name: -noise[name] / expand(sigma, y) for name, y in clean.items()},
@@ -57,7 +61,18 @@ class Euclidean(Geometry[FlatState]):
         """s(t) sigma(t) n in float64: the start of sampling."""
         size = self.path.scale(t) * self.path.sigma(t)
         noise = {name: streams.normal(*shape, dtype=torch.float64) for name, shape in self.shapes.items()}
-        return {name: expand(size, n) * n for name, n in noise.items()}
+        return {name: expand(size, n) * n for name, n in self._noise(noise, streams).items()}
+
+    def _noise(self, gaussian: Tangent, streams: SampleStreams) -> Tangent:
+        """What disturbs data at sigma = 1: with D dimensions n / sqrt(chi^2_D / D), one chi^2 per sample."""
+        if self.dimensions is None:
+            return gaussian
+        square = streams.normal(self.dimensions, dtype=torch.float64).square().mean(1)
+        return {name: n * expand(square.rsqrt().to(n.dtype), n) for name, n in gaussian.items()}
+
+    @property
+    def gaussian(self) -> bool:
+        return self.dimensions is None
 
     def draw(self, state: FlatState, streams: SampleStreams) -> Tangent:
         return {name: streams.normal(*x.shape[1:], dtype=x.dtype) for name, x in state.items()}

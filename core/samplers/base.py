@@ -86,13 +86,22 @@ def add_noise(
     geometry, size = field.geometry, len(streams)
     low, high = scalar_times(t, size), scalar_times(t_up, size)
     clean = geometry.canonical(state, low)
-    noise = geometry.draw(clean, streams)
+    noise = fresh_noise(geometry, clean, streams)
     sigma_low, sigma_high = geometry.sigma(clean, low), geometry.sigma(clean, high)
     step = {
         name: noise_scale * (sigma_high[name] ** 2 - sigma_low[name] ** 2).clamp(min=0).sqrt() * value
         for name, value in noise.items()
     }
     return geometry.physical(geometry.retract(clean, step), high)
+
+
+def fresh_noise(geometry: Geometry[Any], state: Any, streams: SampleStreams) -> Tangent:
+    """Unit Gaussian in the tangent space at ``state``. Raises RequestError where the model's noise is another."""
+    if not geometry.gaussian:
+        raise RequestError(
+            "this sampler adds Gaussian noise, and the model's noise is PFGM++'s: use euler, heun or dpmpp-2m"
+        )
+    return geometry.draw(state, streams)
 
 
 def check_levels(geometry: Geometry[Any], sampler: str) -> None:

@@ -12,7 +12,17 @@ from core.errors import RequestError
 from core.guidance import ScoreField
 from core.interfaces import scalar_times
 from core.rng import SampleStreams
-from core.samplers.base import Callback, OneStep, Sampler, Step, add_noise, check_levels, level_at, raised_time
+from core.samplers.base import (
+    Callback,
+    OneStep,
+    Sampler,
+    Step,
+    add_noise,
+    check_levels,
+    fresh_noise,
+    level_at,
+    raised_time,
+)
 from core.samplers.ode import Heun
 from core.schedules import rho_levels
 
@@ -52,7 +62,7 @@ class EulerMaruyama(OneStep):
         geometry, now, dt = field.geometry, scalar_times(t, len(streams)), t_next - t
         score = field.score(state, t)
         drift = geometry.velocity(state, now, {name: 2 * value for name, value in score.items()})
-        noise = geometry.draw(state, streams)
+        noise = fresh_noise(geometry, state, streams)
         if level_at(geometry, t_next) == 0:
             return geometry.retract(state, {name: dt * value for name, value in drift.items()})
         diffusivity = geometry.diffusivity(state, now)
@@ -71,7 +81,7 @@ class DDPM(OneStep):
         geometry = field.geometry
         now, then = scalar_times(t, len(streams)), scalar_times(t_next, len(streams))
         canonical = geometry.canonical(state, now)
-        score, noise = field.score(state, t), geometry.draw(canonical, streams)
+        score, noise = field.score(state, t), fresh_noise(geometry, canonical, streams)
         high, low = geometry.sigma(canonical, now), geometry.sigma(canonical, then)
         step = {}
         for name, value in score.items():
@@ -165,7 +175,7 @@ class LowTemperature(OneStep):
 
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
         geometry, now, dt = field.geometry, scalar_times(t, len(streams)), t_next - t
-        score, noise = field.score(state, t), geometry.draw(state, streams)
+        score, noise = field.score(state, t), fresh_noise(geometry, state, streams)
         sigma, diffusivity = geometry.sigma(state, now), geometry.diffusivity(state, now)
         pull, spread = {}, {}
         for name, value in score.items():

@@ -85,16 +85,23 @@ def _intact(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
+def samples_per_call(name: str, config: StageConfig, processes: int) -> int:
+    """Of one micro-batch of one process. Raises ConfigError where the batch cannot be split so."""
+    parts = processes * config.accumulate
+    if config.batch % parts:
+        raise ConfigError(
+            f"train.{name}.batch = {config.batch} cannot be split over {processes} process(es) "
+            f"x {config.accumulate} micro-batches: choose a multiple of {parts}"
+        )
+    return config.batch // parts
+
+
 class Trainer:
     """Runs one stage from wherever it was left to its last step."""
 
     def __init__(self, job: TrainingJob) -> None:
         config, world = job.config, job.world
-        if config.batch % (world.size * config.accumulate):
-            raise ConfigError(
-                f"train.{job.stage.name}.batch = {config.batch} cannot be split over {world.size} process(es) "
-                f"x {config.accumulate} micro-batches: choose a multiple of {world.size * config.accumulate}"
-            )
+        samples_per_call(job.stage.name, config, world.size)
         if len(job.dataset) == 0:
             raise DataError("the training set is empty")
         self.job, self.config, self.world = job, config, world

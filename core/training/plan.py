@@ -9,20 +9,25 @@ from torch import nn
 from core.config import RunConfig
 from core.config_file import dump_config
 from core.registry import get_domain
+from core.training.loop import samples_per_call
 from core.training.stage import stage_names
 
 BYTES = 20  # per parameter in training, float32: weights, gradients, both moments of Adam, averaged weights
 
 
-def plan(config: RunConfig, folder: Path) -> Iterator[str]:
+def plan(config: RunConfig, folder: Path, processes: int = 1) -> Iterator[str]:
     """Lines: the resolved configuration, the stages, the size of every network, and the training data.
 
-    Raises DataError at the last one where the data are missing.
+    Raises ConfigError for a batch that the processes cannot share, DataError at the last line where data are missing.
     """
     domain = get_domain(config.domain)(config)
     yield dump_config(config).rstrip()
     yield f"# folder: {folder}"
-    yield f"# stages: {', '.join(stage_names(domain))}"
+    for name in stage_names(domain):
+        stage = config.stage(name)
+        each = samples_per_call(name, stage, processes)
+        split = f"{stage.accumulate} micro-batches of {each} on each of {processes} process(es)"
+        yield f"# stage {name}: {stage.steps:,} steps of {stage.batch} samples, {split}"
     for name, build in domain.parts().items():
         count = parameters(build)
         yield f"# {name}: {count:,} parameters, {BYTES * 1e-9 * count:.2g} GB in training beside activations"

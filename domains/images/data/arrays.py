@@ -20,6 +20,8 @@ from domains.images.data.entries import check_entry
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
 CIFAR_CLASSES = 10
+_CIFAR_TRAIN, _CIFAR_TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
+_CIFAR_FILES = {"train": _CIFAR_TRAIN, "val": _CIFAR_TEST, "all": _CIFAR_TRAIN + _CIFAR_TEST}
 _IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801  # unsigned bytes in three dimensions, in one
 _PLAIN_KEYS = (("x", "images"), ("y", "labels"))
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -58,15 +60,26 @@ class ArrayImages:
 Read = tuple[UInt8[np.ndarray, "n c h w"], Int64[np.ndarray, " n"] | None]
 
 
-def read_cifar(folder: Path, split: str) -> Read:
-    """CIFAR-10 binary version: records of one label byte and 3 x 32 x 32 bytes. split: ``train``, ``val`` (test file).
+def cifar_folder(path: Path, split: str) -> Path | None:
+    """Where files of a split of CIFAR-10 lie: ``path``, or the folder that its archive unpacks to; None without any.
+    split: ``train``, ``val`` or ``all``."""
+    folders = (path, path / "cifar-10-batches-bin")
+    return next((here for here in folders if any((here / name).exists() for name in _CIFAR_FILES[split])), None)
 
-    Raises DataError for missing or cut-off files and labels over 9.
+
+def read_cifar(folder: Path, split: str) -> Read:
+    """CIFAR-10 binary version: records of one label byte and 3 x 32 x 32 bytes. split: ``train`` (five files), ``val``
+    (the test file) or ``all``.
+
+    Raises DataError, naming the files, for missing or cut-off ones and labels over 9.
     """
-    pattern = "data_batch_*.bin" if split == "train" else "test_batch.bin"
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise DataError(f"{folder}: no {pattern}; unpack all of cifar-10-binary.tar.gz (disco data fetch cifar10)")
+    files = [folder / name for name in _CIFAR_FILES[split]]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        remedy = "unpack all of cifar-10-binary.tar.gz there (disco data fetch cifar10 gets it)"
+        if missing == _CIFAR_TEST and split == "all":
+            remedy += ", or take the training images alone with --split train"
+        raise DataError(f"{folder}: no {', '.join(missing)}; {remedy}")
     parts = [_bytes_of(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if not part.size or part.size % CIFAR_RECORD or part.size != parts[0].size:
@@ -86,15 +99,31 @@ def idx_images(folder: Path, split: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def read_idx(images: Path) -> Read:
+def _idx_labels(images: Path) -> tuple[Path, Path]:
+    """Where the labels of a file of images are looked for."""
+    plain = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz"))
+    return plain, Path(f"{plain}.gz")
+
+
+def missing_idx_labels(path: Path) -> list[str]:
+    """Names of the files of labels that are not beside an IDX file of images, or beside those of a folder."""
+    files = [path] if path.is_file() else [idx_images(path, split) for split in ("train", "val")]
+    looked_for = [_idx_labels(file) for file in files if file is not None]
+    return [plain.name for plain, packed in looked_for if not (plain.exists() or packed.exists())]
+
+
+def read_idx(images: Path, labelled: bool = False) -> Read:
     """IDX file of images (format: LeCun, the MNIST page) and the file of labels beside it; None without.
 
-    Raises DataError for a wrong magic number or length, and where the two do not fit each other.
+    labelled: whether there must be one. Raises DataError for a wrong magic number or length, and where the two do not
+    fit each other.
     """
     pixels = _read_idx(images, _IDX_IMAGES, 3)[:, None]
-    plain = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz"))
-    beside = next((path for path in (plain, Path(f"{plain}.gz")) if path.exists()), None)
-    if beside is None or beside == images:
+    beside = next((path for path in _idx_labels(images) if path.exists()), None)
+    if beside is None and labelled:
+        reason = "does not exist, nor as .gz, and there are other files of labels in the folder"
+        raise DataError(f"{_idx_labels(images)[0]}: {reason}; complete it, or remove those to use it without classes")
+    if beside is None:
         return pixels, None
     labels = _read_idx(beside, _IDX_LABELS, 1)
     if len(labels) != len(pixels):

@@ -48,18 +48,20 @@ class Preparation:
 @dataclass(frozen=True)
 class Report:
     """What an archive or a source holds. shape: channels, height, width; counts: images per class, empty without
-    classes; skipped: damaged images that were left out; pixels: SHA-256 over all decoded pixels in order."""
+    classes; skipped: damaged images that were left out; pixels: SHA-256 over all decoded pixels in order; remedy: what
+    would give classes to a source without."""
 
     images: int
     shape: tuple[int, int, int]
     counts: tuple[int, ...]
     pixels: str
     skipped: int = 0
+    remedy: str = ""
 
     def summary(self) -> str:
         """One line for the user."""
         channels, height, width = self.shape
-        classes = "no classes"
+        classes = f"no classes (to have some, {self.remedy})" if self.remedy else "no classes"
         if self.counts:
             classes = f"{len(self.counts)} classes of {min(self.counts)} to {max(self.counts)} images"
         left_out = f"; {self.skipped} damaged ones left out" if self.skipped else ""
@@ -190,8 +192,8 @@ def verify(source: ImageSource, quiet: bool = True, title: str = "verifying") ->
         )
     if len(shapes) > 1:
         source.shape  # noqa: B018 : raises the error that names two of them
-    counts = () if source.labels is None else _counts(source.labels)
-    return Report(len(source), shapes.pop(), counts, digest.hexdigest())
+    counts, remedy = ((), source.remedy) if source.labels is None else (_counts(source.labels), "")
+    return Report(len(source), shapes.pop(), counts, digest.hexdigest(), remedy=remedy)
 
 
 def verify_once(source: ImageSource) -> None:

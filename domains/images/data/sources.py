@@ -10,7 +10,18 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from core.errors import DataError
-from domains.images.data.arrays import ArrayImages, Read, grey, idx_images, npz_splits, read_cifar, read_idx, read_npz
+from domains.images.data.arrays import (
+    ArrayImages,
+    Read,
+    cifar_folder,
+    grey,
+    idx_images,
+    missing_idx_labels,
+    npz_splits,
+    read_cifar,
+    read_idx,
+    read_npz,
+)
 from domains.images.data.decode import FileImages
 from domains.images.data.digits import digit_bytes
 from domains.images.data.entries import Entries, FolderEntries, ZipEntries, labels_by_folder, labels_from
@@ -78,20 +89,21 @@ class ImageSource:
             )
         if classes and self.labels is None:
             reason = f"has no labels, and the model has {classes} classes"
-            raise DataError(f"{self.path}: {reason}; {self._remedy()}, or set model.classes to 0")
+            raise DataError(f"{self.path}: {reason}; {self.remedy}, or set model.classes to 0")
         if classes and self.labels is not None and self.labels.max(initial=0) >= classes:
             worst = int(self.labels.argmax())
             reason = f"label {self.labels[worst]}, and the model has classes 0 to {classes - 1}"
             raise DataError(f"{self.name(worst)}: {reason}")
         return self
 
-    def _remedy(self) -> str:
-        """Where this kind of source keeps labels."""
+    @property
+    def remedy(self) -> str:
+        """What to do where this kind of source has no labels, for messages."""
         if isinstance(self.stored, FileImages):
-            return "add a dataset.json"
+            return "name the class of every image in dataset.json"
         if self.path.endswith(".npz"):
             return "add an array 'y' of them"
-        return "put the file of labels (...-labels-idx1-ubyte) beside the file of images"
+        return f"put {' and '.join(missing_idx_labels(Path(self.path)))} (or .gz) beside the images"
 
 
 def _words(shape: tuple[int, int, int]) -> str:
@@ -125,7 +137,7 @@ def open_source(
     if not path.exists():
         raise DataError(f"{path}: does not exist; give a folder, .zip or .npz file of images, or 'digits'")
     readers = _array_readers(path)
-    if "all" in readers:
+    if readers.keys() == {"all"}:
         return _chosen(_in_memory(str(path), *readers["all"](), channels), split, val_share)
     if readers:
         return _in_memory(str(path), *_joined(path, readers, split), channels)
@@ -137,32 +149,39 @@ def open_source(
 
 
 def _array_readers(path: Path) -> dict[str, Callable[[], Read]]:
-    """Readers of what is read whole, by split (``all``: the file has none); empty for folders and archives of image
-    files."""
+    """Readers of what is read whole, by split (``all`` alone: the file has none); empty for folders and archives of
+    image files."""
     if path.suffix == ".npz":
         return {split: partial(read_npz, path, split) for split in npz_splits(path)}
     if path.is_file():
         return {"all": partial(read_idx, path)} if "idx3-ubyte" in path.name else {}
-    for folder in (path, path / "cifar-10-batches-bin"):
-        if any(folder.glob("*_batch*.bin")):
-            return {split: partial(read_cifar, folder, split) for split in ("train", "val")}
+    folder = cifar_folder(path, "all")
+    if folder is not None:
+        return {split: partial(read_cifar, folder, split) for split in SPLITS}
     files = {split: idx_images(path, split) for split in ("train", "val")}
-    return {split: partial(read_idx, file) for split, file in files.items() if file is not None}
+    labelled = any(path.glob("*labels*idx1-ubyte*"))
+    return {split: partial(read_idx, file, labelled) for split, file in files.items() if file is not None}
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether a file or folder is read whole (CIFAR-10, IDX, npz), and not image by image."""
+    return bool(_array_readers(path))
 
 
 def has_test_files(path: Path) -> bool:
     """Whether validation images lie in files or arrays of their own."""
     if path.suffix == ".npz":
         return "val" in npz_splits(path)
-    cifar = (folder / "test_batch.bin" for folder in (path, path / "cifar-10-batches-bin"))
-    return idx_images(path, "val") is not None or any(file.exists() for file in cifar)
+    return idx_images(path, "val") is not None or cifar_folder(path, "val") is not None
 
 
 def _joined(path: Path, readers: dict[str, Callable[[], Read]], split: str) -> Read:
     """One split, or all there are after one another."""
-    if split != "all" and split not in readers:
+    if split in readers:
+        return readers[split]()
+    if split != "all":
         raise DataError(f"{path}: has no files for the split '{split}'; complete the folder")
-    parts = [read() for read in (readers.values() if split == "all" else [readers[split]])]
+    parts = [read() for read in readers.values()]
     labels = [label for _, label in parts if label is not None]
     pixels = np.concatenate([image for image, _ in parts]) if len(parts) > 1 else parts[0][0]
     return pixels, np.concatenate(labels) if len(labels) == len(parts) else None
@@ -178,7 +197,9 @@ def _in_memory(path: str, pixels: np.ndarray, labels: np.ndarray | None, channel
 def in_files(entries: Entries, channels: int | None) -> ImageSource:
     """All images of a folder or archive, with their labels. Raises DataError."""
     if not entries.names:
-        raise DataError(f"{entries.root}: holds no images (.png, .jpg, .webp, .bmp)")
+        pickled = any(entries.root.rglob("*_batch*"))
+        hint = "; CIFAR-10 is read in its binary version: disco data fetch cifar10" if pickled else ""
+        raise DataError(f"{entries.root}: holds no images (.png, .jpg, .webp, .bmp){hint}")
     text = entries.labels_text()
     if text is None:
         labels, classes = labels_by_folder(entries.names, entries.root)

@@ -61,13 +61,9 @@ def real_images(reference: Path) -> "Path | Dataset":
     """Arrays of images (npz, IDX, CIFAR-10) as a data set, of the training images where test images are apart; what
     else there is, image files or statistics, as its path. Raises DataError for arrays that cannot be read."""
     from domains.images.data import ImageDataset, open_source
-    from domains.images.data.sources import has_test_files
+    from domains.images.data.sources import has_test_files, holds_arrays
 
-    if reference.suffix == ".npz":
-        arrays = not _statistics(reference)
-    else:
-        arrays = "idx3-ubyte" in reference.name or has_test_files(reference)
-    if not arrays:
+    if _statistics(reference) if reference.suffix == ".npz" else not holds_arrays(reference):
         return reference
     split = "train" if reference.exists() and has_test_files(reference) else "all"
     return ImageDataset(open_source(reference, split), labels=False)
