@@ -1,6 +1,5 @@
 """The command line: thin typer commands over the Python API."""
 
-import json
 import os
 import signal
 import sys
@@ -78,15 +77,14 @@ def train(
     from core.training.loop import Interrupted
     from core.training.run import train as train_run
 
-    rank = int(os.environ.get("RANK", "0"))
-    start_logging(quiet or rank > 0)
+    start_logging(quiet or _rank() > 0)
     settings = load_config(config, overrides or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
         from core.training.plan import plan
 
         for line in plan(settings, folder, int(os.environ.get("WORLD_SIZE", "1"))):
-            if not rank:
+            if not _rank():
                 typer.echo(line)
         return
     try:
@@ -121,25 +119,33 @@ def sample(
     share_latents: Annotated[bool, typer.Option(help="All samples get the latents of the first.")] = False,
     low_model: LowModel = None,
     batch_size: BatchSize = 512,
+    overwrite: Annotated[bool, typer.Option(help="Replace the samples that the folder holds.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Generate samples with a trained model."""
+    """Generate samples with a trained model. Stopped, it goes on with the same command; under torchrun, processes share
+    the work."""
     import torch
 
+    from core.generation import generate_into
     from core.pipeline import Pipeline, Request
+    from core.training.distributed import start_world, stop_world
 
-    start_logging(quiet)
-    pipeline = Pipeline.from_pretrained(model, device, [*(overrides or ()), *_guidance(guidance, class_guidance)])
+    start_logging(quiet or _rank() > 0)
+    world = start_world(device)
+    settings = [*(overrides or ()), *_guidance(guidance, class_guidance)]
+    pipeline = Pipeline.from_pretrained(model, str(world.device), settings)
     request = Request(
         count=count, first=first, seed=seed, label=label, steps=steps, share_latents=share_latents,
         spec=_given(given), codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
         **_reverse_process(pipeline, sampler, option, low_model),
     )  # fmt: skip
-    result = pipeline.generate(request)
-    files = pipeline.domain.write(result, out)
-    files.append(_write_record(out, pipeline, request, result))
-    say(f"{count} samples, {result.nfe} network evaluations each: {', '.join(str(f) for f in files)}")
+    written = generate_into(out, pipeline, request, world, overwrite, quiet)
+    stop_world(world)
+    if world.is_main:
+        found = ", ".join(map(str, written.files))
+        already = "" if written.new else " (they were there already)"
+        say(f"{count} samples, {written.nfe} network evaluations each: {found}{already}")
 
 
 @app.command()
@@ -239,6 +245,11 @@ def cite() -> None:
     typer.echo(CITATION)
 
 
+def _rank() -> int:
+    """Number of this process among those of torchrun, 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _reverse_process(pipeline: Any, name: str | None, options: list[str] | None, low: Path | None) -> dict[str, Any]:
     """``sampler`` and ``low_model`` of a request, from the options of that name."""
     from core.pipeline import Pipeline
@@ -247,31 +258,6 @@ def _reverse_process(pipeline: Any, name: str | None, options: list[str] | None,
         "sampler": pipeline.sampler(name, _options_of(options)) if name or options else None,
         "low_model": Pipeline.from_pretrained(low, str(pipeline.device)) if low else None,
     }
-
-
-def _write_record(out: Path, pipeline: Any, request: Any, result: Any) -> Path:
-    """samples.json: what was asked for and the codes of every sample; config.yaml beside it."""
-    from core.config_file import dump_config
-    from core.files import write_text
-
-    discrete = result.latents is not None and pipeline.space.discrete
-    record = {
-        "seed": request.seed,
-        "ids": result.batch.ids.tolist(),
-        "labels": None if result.batch.label is None else result.batch.label.tolist(),
-        "codes": result.latents.codes.tolist() if discrete else None,
-        "steps": pipeline.steps_of(request),
-        "sampler": pipeline.config.sampling.sampler if request.sampler is None else repr(request.sampler),
-        "low_model": request.low_model.name if request.low_model else None,
-        "given": {name: str(value) for name, value in request.spec.items()},
-        "scores": {name: values.tolist() for name, values in result.scores.items()},
-        "guidance": pipeline.config.sampling.guidance,
-        "class_guidance": pipeline.config.sampling.class_guidance,
-        "nfe": result.nfe,
-    }
-    write_text(out / "config.yaml", dump_config(pipeline.config))
-    write_text(out / "samples.json", json.dumps(record))
-    return out / "samples.json"
 
 
 def _pair(item: str, option: str) -> tuple[str, str]:

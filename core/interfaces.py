@@ -167,6 +167,7 @@ class Domain(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
     pipeline: ClassVar[type[Any] | None] = None  # a Pipeline with more methods, where the domain has one
+    writes_parts: ClassVar[bool] = False  # whether ``write`` may be called for parts of the samples of one folder
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -215,6 +216,10 @@ class Domain(ABC):
     @abstractmethod
     def write(self, result: Any, out: Path) -> list[Path]:
         """Write a ``Generated`` in the domain's usual formats; returns the files."""
+
+    def overview(self, out: Path) -> list[Path]:
+        """Pictures of all samples that ``write`` left in a folder, part by part; none by default."""
+        return []
 
     def same_process(self, other: "Domain") -> bool:
         """Whether a model of ``other`` can go on where a model of this leaves off: samples of the same shape, under the

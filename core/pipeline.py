@@ -144,14 +144,18 @@ class Pipeline:
                     f"a request has no '{min(unknown)}'; it has: {', '.join(f.name for f in fields(Request))}"
                 )
             request = replace(request, **changes)
-        if request.count < 1 or request.batch_size < 1:
-            raise RequestError(f"cannot generate {request.count} samples in batches of {request.batch_size}")
-        spec = {**request.spec, **({} if request.label is None else {"label": request.label})}
-        everything = self.domain.request(range(request.first, request.first + request.count), **spec)
+        everything = self.samples_of(request)
         latents = self.latents_for(request, everything)
         state, nfe = self.solve_in_pieces(everything, latents, request, callback)
         batch = everything.to(self.device)
         return Generated(state, batch, latents, nfe, self.domain.scores(self.networks, state, batch))
+
+    def samples_of(self, request: Request) -> Samples:
+        """Numbers and conditions of the samples of a request. Raises RequestError for what this model cannot do."""
+        if request.count < 1 or request.batch_size < 1:
+            raise RequestError(f"cannot generate {request.count} samples in batches of {request.batch_size}")
+        spec = {**request.spec, **({} if request.label is None else {"label": request.label})}
+        return self.domain.request(range(request.first, request.first + request.count), **spec)
 
     def field(self, batch: Samples, latents: Latents | None, guidance: Guidance | None = None) -> ScoreField:
         """The score of a batch under given latents, for samplers and diagnostics. guidance: None is the model's own."""

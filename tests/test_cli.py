@@ -169,7 +169,7 @@ def test_sample_with_another_model_below_a_noise_level(trained: Trained, tmp_pat
     invoke("sample", trained("toy"), *options, "--low-model", trained("toy-plain"))
     record = json.loads((tmp_path / "samples.json").read_text())
     assert record["low_model"] == Pipeline.from_pretrained(trained("toy-plain"), "cpu").name
-    invoke("sample", trained("toy"), *options)
+    invoke("sample", trained("toy"), *options, "--overwrite")
     assert json.loads((tmp_path / "samples.json").read_text())["low_model"] is None
 
 

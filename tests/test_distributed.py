@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from core.config_file import load_config
 from core.training.distributed import World, resolve_device
 from core.training.logs import read_jsonl
 from core.training.run import train
-from tests.support import ROOT, write_config
+from tests.support import ROOT, disco, write_config
 
 pytestmark = pytest.mark.distributed
 CPU = torch.device("cpu")
@@ -46,17 +47,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
-    """Folder of a run of two processes."""
-    folder = tmp_path_factory.mktemp("together")
+def two_processes(*arguments: str | Path) -> str:
+    """Run the command under torchrun; what it said on stderr."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
-        "-m", "core.cli", "train", str(config), "-o", str(folder), "--device", "cpu", "-q",
+        "-m", "core.cli", *map(str, arguments), "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
+    """Folder of a run of two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    two_processes("train", config, "-o", folder, "-q")
     return folder
 
 
@@ -95,3 +102,18 @@ def test_only_the_first_process_is_the_main_one() -> None:
 def test_without_a_choice_the_device_is_one_that_is_there() -> None:
     assert resolve_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("name", "count"), [("images", 7), ("images", 1), ("toy", 5)])
+def test_two_processes_share_the_samples_of_one(
+    trained: Callable[[str], Path], tmp_path: Path, name: str, count: int
+) -> None:
+    folders = tmp_path / "two", tmp_path / "one"
+    options = ("sample", trained(name), "-n", count, "--batch-size", 2, "--steps", 2)
+    said = two_processes(*options, "-o", folders[0])
+    assert said.count(f"{count} samples, 3 network evaluations each") == 1
+    assert disco(*map(str, options), "-o", folders[1]).returncode == 0
+    two, one = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders)
+    assert two.keys() == one.keys()
+    assert two[Path("samples.json")] == one[Path("samples.json")]
+    assert all(two[path] == content for path, content in one.items() if path.suffix == ".png")

@@ -220,14 +220,14 @@ def test_a_grid_is_laid_out_row_by_row_on_white() -> None:
     images = torch.stack([torch.full((1, 2, 3), value) for value in (-1.0, 1 / 255, 0.2)])
     expected = np.full((7, 9), 255)
     expected[1:3, 1:4], expected[1:3, 5:8], expected[4:6, 1:4] = 0, 128, 153
-    sheet = grid(images, columns=2)
+    sheet = grid(to_bytes(images), columns=2)
     assert sheet.shape == (1, 7, 9)
     assert sheet[0].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 1, (10, 10)), (5, 5, (10, 46)), (6, 5, (19, 46))])
 def test_a_grid_is_as_large_as_it_must_be(count: int, columns: int, shape: tuple[int, int]) -> None:
-    assert grid(torch.zeros(count, 1, 8, 8), columns).shape[1:] == shape
+    assert grid(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), columns).shape[1:] == shape
 
 
 @pytest.mark.parametrize(("pixels", "scale"), [(1, 48), (8, 6), (28, 2), (47, 2), (48, 1), (64, 1), (256, 1)])

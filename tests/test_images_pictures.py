@@ -113,7 +113,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def sheet(rows: list[Tensor]) -> np.ndarray:
-    return grid(torch.cat(rows), COLUMNS)[0].numpy()
+    return grid(to_bytes(torch.cat(rows)), COLUMNS)[0].numpy()
 
 
 def images_of(pipeline: Pipeline, codes: Tensor, first: int = 0) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.config import RunConfig
 from core.errors import DataError, RequestError
 from core.flat import FlatDomain
@@ -20,10 +22,11 @@ from domains.images.encoder import ViTEncoder
 from domains.images.networks.adm import ADMSettings, DhariwalUNet
 from domains.images.networks.song import SongSettings, SongUNet
 from domains.images.networks.uvit import UViT, UViTSettings
-from domains.images.write import grid, save_png, write_images
+from domains.images.write import grid, read_png, save_png, write_images
 
 DIGITS = "digits"
-COLUMNS = 10  # of a sheet of images, at most, where nothing else is asked for
+IMAGES = "images"  # folder of samples
+COLUMNS = 10  # of a sheet of images, at most, where nothing else is asked for; and its rows
 VISIBLE = 48  # pixels per side: smaller images are enlarged
 NETWORKS: Mapping[type, type] = {ADMSettings: DhariwalUNet, SongSettings: SongUNet, UViTSettings: UViT}
 
@@ -38,6 +41,7 @@ class ImageDomain(FlatDomain):
 
     name = "images"
     Config = ImageConfig
+    writes_parts = True
 
     def __init__(self, config: RunConfig) -> None:
         """Raises ConfigError where latents and network do not fit together."""
@@ -107,10 +111,14 @@ class ImageDomain(FlatDomain):
         return evaluate_generator(pipeline, request, settings, out, count, self.plain_images(settings.split))
 
     def write(self, result: Generated, out: Path) -> list[Path]:
-        images = result.state["x"]
-        write_images(images, result.batch.ids.tolist(), out / "images")
-        columns = max(1, min(COLUMNS, result.batch.size))
-        return [save_png(grid(images, columns), out / "grid.png", enlargement(images.shape[-1])), out / "images"]
+        """One PNG per image, and a sheet of the first of them in the folder."""
+        write_images(result.state["x"], result.batch.ids.tolist(), out / IMAGES)
+        return [*self.overview(out), out / IMAGES]
+
+    def overview(self, out: Path) -> list[Path]:
+        names = sorted((out / IMAGES).glob("*.png"), key=lambda path: (len(path.name), path.name))[: COLUMNS**2]
+        pictures = torch.stack([read_png(path) for path in names])
+        return [save_png(grid(pictures, min(COLUMNS, len(names))), out / "grid.png", enlargement(pictures.shape[-1]))]
 
     def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
         from domains.images.pictures import draw

@@ -134,7 +134,7 @@ def draw(
     files = []
 
     def save(name: str, images: Tensor) -> None:
-        files.append(save_png(grid(displayable(images), sheets.columns), out / f"{name}.png", scale))
+        files.append(save_png(grid(to_bytes(displayable(images)), sheets.columns), out / f"{name}.png", scale))
         logger.info("drew %s", files[-1])
 
     save("samples", sheets.samples())

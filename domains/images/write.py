@@ -17,9 +17,8 @@ def to_bytes(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
     return ((images.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def grid(images: Float[Tensor, "n c h w"], columns: int, gap: int = 1) -> UInt8[Tensor, "c a b"]:
-    """Images side by side, row by row, on white."""
-    pictures = to_bytes(images)
+def grid(pictures: UInt8[Tensor, "n c h w"], columns: int, gap: int = 1) -> UInt8[Tensor, "c a b"]:
+    """Pictures side by side, row by row, on white."""
     count, channels, height, width = pictures.shape
     rows = -(-count // columns)
     shape = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
@@ -41,6 +40,12 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path, scale: int = 1) -> Pat
     image = as_image(picture.numpy().repeat(scale, 1).repeat(scale, 2))
     write_atomically(path, lambda temporary: image.save(temporary, format="png"))
     return path
+
+
+def read_png(path: Path) -> UInt8[Tensor, "c h w"]:
+    """A picture of one channel or three."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.atleast_3d(np.array(image)).transpose(2, 0, 1).copy())
 
 
 def write_images(images: Float[Tensor, "n c h w"], ids: Sequence[int], out: Path) -> list[Path]:

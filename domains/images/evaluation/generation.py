@@ -47,13 +47,9 @@ class GeneratedImages:
         yield from (range(start, min(start + size, last)) for start in range(first, last, size))
 
     def _requested(self) -> Iterator[tuple[Samples, Latents | None]]:
-        request, pipeline = self.request, self.pipeline
-        spec = {**request.spec, **({} if request.label is None else {"label": request.label})}
-        everything = pipeline.domain.request(range(request.first, request.first + request.count), **spec)
+        request, everything = self.request, self.pipeline.samples_of(self.request)
         # Latents are small, and some requests (shared ones) make sense for all samples together only.
-        latents = None
-        if self.latents == "prior":
-            latents = pipeline.latents_for(request, everything)
+        latents = self.pipeline.latents_for(request, everything) if self.latents == "prior" else None
         for numbers in self._ranges():
             piece = slice(numbers.start - request.first, numbers.stop - request.first)
             batch = everything.select(piece)
