@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from datetime import timedelta
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,8 +124,8 @@ def sample(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Generate samples with a trained model. Stopped, it goes on with the same command; under torchrun, processes share
-    the work."""
+    """Generate samples with a trained model. Images: stopped, it goes on with the same command; under torchrun,
+    processes share the work."""
     import torch
 
     from core.generation import generate_into
@@ -132,7 +133,7 @@ def sample(
     from core.training.distributed import start_world, stop_world
 
     start_logging(quiet or _rank() > 0)
-    world = start_world(device)
+    world = start_world(device, timedelta(days=7))  # processes end as far apart as a batch takes
     settings = [*(overrides or ()), *_guidance(guidance, class_guidance)]
     pipeline = Pipeline.from_pretrained(model, str(world.device), settings)
     request = Request(
@@ -254,9 +255,11 @@ def _reverse_process(pipeline: Any, name: str | None, options: list[str] | None,
     """``sampler`` and ``low_model`` of a request, from the options of that name."""
     from core.pipeline import Pipeline
 
+    own = pipeline.config.sampling
+    alike = [f"sampling.precision={own.precision}", f"sampling.compile={own.compile or 'null'}"]
     return {
         "sampler": pipeline.sampler(name, _options_of(options)) if name or options else None,
-        "low_model": Pipeline.from_pretrained(low, str(pipeline.device)) if low else None,
+        "low_model": Pipeline.from_pretrained(low, str(pipeline.device), alike) if low else None,
     }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.errors import StorageError
+from core.errors import RequestError, StorageError
 
+LOCK = ".lock"
 _CAUSES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
@@ -52,6 +53,32 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made: the system frees it when the process ends, however it does.
+
+    Raises RequestError where another process holds it, StorageError.
+    """
+    try:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / LOCK).open("w")
+    except OSError as error:  # a name that is too long, a place such as /proc
+        raise StorageError(f"cannot write {folder}: {error.strerror}: choose another folder") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{folder}: another run is writing there: wait for it, or choose another folder"
+            ) from error
+        except (ImportError, OSError):  # Windows, and file systems without locks
+            pass
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -167,7 +167,6 @@ class Domain(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
     pipeline: ClassVar[type[Any] | None] = None  # a Pipeline with more methods, where the domain has one
-    writes_parts: ClassVar[bool] = False  # whether ``write`` may be called for parts of the samples of one folder
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -217,8 +216,13 @@ class Domain(ABC):
     def write(self, result: Any, out: Path) -> list[Path]:
         """Write a ``Generated`` in the domain's usual formats; returns the files."""
 
-    def overview(self, out: Path) -> list[Path]:
-        """Pictures of all samples that ``write`` left in a folder, part by part; none by default."""
+    def file_of(self, out: Path, number: int) -> Path | None:
+        """The file that ``write`` makes of one sample, where it makes one per sample and can be called for parts of
+        them; None, the default, where it writes all samples together."""
+        return None
+
+    def overview(self, out: Path, ids: Sequence[int]) -> list[Path]:
+        """Pictures of the samples of these numbers that ``write`` left in a folder; none by default."""
         return []
 
     def same_process(self, other: "Domain") -> bool:

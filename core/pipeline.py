@@ -190,11 +190,15 @@ class Pipeline:
         Only seed, steps, sampler, guidance and low_model of ``request`` matter here.
         """
         batch = batch.to(self.device)
-        sampler = self._sampler_of(request, batch)
+        sampler, score = self.reverse_process(batch, latents, request)
         state, times, streams = self.start(batch, self.steps_of(request), request.seed)
-        score = self.field(batch, latents, request.guidance)
         clean = sampler.run(score, state, times, streams, callback)
         return self.domain.finish(clean, batch), score.nfe
+
+    def reverse_process(self, batch: Samples, latents: Latents | None, request: Request) -> tuple[Sampler, ScoreField]:
+        """Sampler and guided score of a request. Raises RequestError for what this model cannot do."""
+        batch = batch.to(self.device)
+        return self._sampler_of(request, batch), self.field(batch, latents, request.guidance)
 
     def _sampler_of(self, request: Request, batch: Samples) -> Sampler:
         """The sampler of a request, or else the model's own, for one batch."""

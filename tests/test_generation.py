@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from core.errors import RequestError
-from core.generation import generate_into
+from core.errors import DataError, RequestError
+from core.files import locked
+from core.generation import _Job, generate_into, shares
+from core.guidance import Guidance
 from core.pipeline import Pipeline, Request
+from core.prior import PriorOptions
+from core.samplers import Mixed
 from core.training.distributed import World
 from tests.support import ROOT
 
@@ -55,6 +59,7 @@ def test_parts_are_what_generate_gives_at_once(
     generate_into(tmp_path / "once", pipeline, request, ALONE, quiet=True)
     result = pipeline.generate(request)
     pipeline.domain.write(result, tmp_path / "plain")
+    pipeline.domain.overview(tmp_path / "plain", result.batch.ids.tolist())
     parts, once, plain = (content(tmp_path / folder) for folder in ("parts", "once", "plain"))
     assert parts.keys() == once.keys() == plain.keys() | {"samples.json", "config.yaml"}
     for path in [p for p in plain if p.startswith("images/")]:
@@ -105,7 +110,7 @@ def test_a_killed_call_goes_on_in_batches_of_another_size(trained: Trained, tmp_
     whole = tmp_path / "whole"
     pipeline = Pipeline.from_pretrained(model, "cpu")
     generate_into(whole, pipeline, Request(count=40, steps=60), ALONE, quiet=True)
-    assert content(out) == content(whole)
+    assert content(out) == content(whole)  # left-overs of the killed process would be too many
 
 
 def test_the_same_request_again_does_nothing(trained: Trained, tmp_path: Path) -> None:
@@ -124,6 +129,13 @@ def test_the_same_request_again_does_nothing(trained: Trained, tmp_path: Path) -
         ("images", "model.class_drop=0.1", {"codes": torch.tensor([1, 2, 3])}, "given_codes"),
         ("images", "model.noise.rho=5", {}, "configuration"),
         ("images-plain", "model.class_drop=0.1", {}, "weights, configuration"),
+        (
+            "images",
+            "model.class_drop=0.1",
+            {"guidance": Guidance(0.5, interval=(1.0, 9.0))},
+            "guidance, guidance_interval",
+        ),
+        ("images", "model.class_drop=0.1", {"prior": PriorOptions(temperature=0.5)}, "prior"),
     ],
 )
 def test_samples_of_two_requests_are_never_mixed(
@@ -134,25 +146,153 @@ def test_samples_of_two_requests_are_never_mixed(
     before = times(tmp_path)
     other = Pipeline.from_pretrained(trained(model), "cpu", ["sampling.steps=2", setting])
     request = dataclasses.replace(first, **changes)
-    with pytest.raises(RequestError, match=f"different: {word}.*--overwrite"):
+    with pytest.raises(RequestError, match=rf"different: {word}\).*--overwrite"):
         generate_into(tmp_path, other, request, ALONE, quiet=True)
     assert times(tmp_path) == before
     generate_into(tmp_path, other, request, ALONE, overwrite=True, quiet=True)
     assert len(list(tmp_path.glob("images/*.png"))) == request.count
 
 
-def test_files_of_others_survive_an_overwrite(trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    pipeline = load(trained, "toy")
+def test_two_low_models_are_two_requests(trained: Trained, tmp_path: Path) -> None:
+    def low(*settings: str) -> Pipeline:
+        return Pipeline.from_pretrained(trained("images-plain"), "cpu", settings)
+
+    mixed = Request(count=2, sampler=Mixed(1.0), low_model=low())
+    generate_into(tmp_path, load(trained, "images"), mixed, ALONE, quiet=True)
+    other = dataclasses.replace(mixed, low_model=low("model.noise.sigma_data=0.3"))
+    with pytest.raises(RequestError, match="different: low_configuration"):
+        generate_into(tmp_path, load(trained, "images"), other, ALONE, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["images", "toy"])
+def test_files_of_others_survive_an_overwrite(trained: Trained, tmp_path: Path, name: str) -> None:
+    for place in ("notes.txt", "images/mine.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("mine")
+    pipeline = load(trained, name)
     generate_into(tmp_path, pipeline, Request(count=4), ALONE, quiet=True)
     generate_into(tmp_path, pipeline, Request(count=2), ALONE, overwrite=True, quiet=True)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert all((tmp_path / place).read_text() == "mine" for place in ("notes.txt", "images/mine.png"))
+    assert len(list(tmp_path.glob("images/0*.png"))) == (2 if name == "images" else 0)
 
 
-def test_a_wrong_request_leaves_no_folder(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="class 12 does not exist"):
-        generate_into(tmp_path / "out", load(trained, "images"), Request(label=12), ALONE, quiet=True)
+def test_what_a_record_names_elsewhere_is_not_touched(trained: Trained, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    out, pipeline = tmp_path / "out", load(trained, "images")
+    generate_into(out, pipeline, Request(count=2), ALONE, quiet=True)
+    record = json.loads((out / "samples.json").read_text())
+    (out / "samples.json").write_text(json.dumps({**record, "files": [str(victim), "../victim"]}))
+    generate_into(out, pipeline, Request(count=1), ALONE, overwrite=True, quiet=True)
+    assert victim.is_dir()
+
+
+def test_an_overwrite_takes_all_images_of_an_older_version_away(trained: Trained, tmp_path: Path) -> None:
+    pipeline = load(trained, "images")
+    generate_into(tmp_path, pipeline, Request(count=6), ALONE, quiet=True)
+    (tmp_path / "samples.json").write_text(json.dumps({"seed": 0, "ids": list(range(6))}))
+    with pytest.raises(RequestError, match=r"\(by an earlier version\)"):
+        generate_into(tmp_path, pipeline, Request(count=3), ALONE, quiet=True)
+    generate_into(tmp_path, pipeline, Request(count=3), ALONE, overwrite=True, quiet=True)
+    assert sorted(path.name for path in tmp_path.glob("images/*")) == [f"00000{n}.png" for n in range(3)]
+
+
+def stopped(tmp_path: Path, pipeline: Pipeline, request: Request, parts: list[list[int]]) -> Path:
+    """A folder in which only these places of the batch are done."""
+    job = _Job(tmp_path / "out", pipeline, request, pipeline.samples_of(request))
+    job.claim(overwrite=False)
+    job.make(parts, job.checked(), quiet=True)
+    return job.out
+
+
+def test_gaps_are_filled_and_the_record_is_in_order(trained: Trained, tmp_path: Path) -> None:
+    pipeline, request = load(trained, "images"), Request(count=9, first=4, batch_size=3)
+    out = stopped(tmp_path, pipeline, request, [[0, 1], [5, 6], [8]])
+    (out / "images" / "000010.png").unlink()  # place 6: its part is made anew
+    kept = [f"images/{n:06d}.png" for n in (4, 5, 12)]
+    before = times(out)
+    generate_into(out, pipeline, request, ALONE, quiet=True)
+    after, whole = times(out), tmp_path / "whole"
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after["images/000009.png"] > before["images/000009.png"]
+    generate_into(whole, pipeline, request, ALONE, quiet=True)
+    assert content(out) == content(whole)
+    assert json.loads((out / "samples.json").read_text())["ids"] == list(range(4, 13))
+
+
+def test_parts_without_a_claim_are_nobody_s(trained: Trained, tmp_path: Path) -> None:
+    pipeline = load(trained, "images")
+    out = stopped(tmp_path, pipeline, Request(count=6), [[0, 1], [4, 5]])
+    (out / "parts" / "asked.json").unlink()
+    generate_into(out, pipeline, Request(count=5, seed=7), ALONE, quiet=True)
+    generate_into(tmp_path / "whole", pipeline, Request(count=5, seed=7), ALONE, quiet=True)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_refused_folder_without_samples_is_free(trained: Trained, tmp_path: Path) -> None:
+    pipeline = load(trained, "images")
+    out = stopped(tmp_path, pipeline, Request(count=6), [])
+    assert generate_into(out, pipeline, Request(count=2, seed=1), ALONE, quiet=True).new
+
+
+def test_a_call_holds_its_folder(trained: Trained, tmp_path: Path) -> None:
+    pipeline = load(trained, "images")
+    out = stopped(tmp_path, pipeline, Request(count=4), [[0, 1]])
+    before = times(out)
+    with locked(out / "parts"), pytest.raises(RequestError, match="another run is writing there"):
+        generate_into(out, pipeline, Request(count=4), ALONE, quiet=True)
+    assert {name: time for name, time in times(out).items() if "lock" not in name} == before
+    assert generate_into(out, pipeline, Request(count=4), ALONE, quiet=True).new
+
+
+def test_images_that_are_gone_are_missed(trained: Trained, tmp_path: Path) -> None:
+    pipeline, request = load(trained, "images"), Request(count=3)
+    generate_into(tmp_path, pipeline, request, ALONE, quiet=True)
+    (tmp_path / "images" / "000001.png").unlink()
+    with pytest.raises(DataError, match=r"1 files of samples .* first of number 1: make all anew with --overwrite"):
+        generate_into(tmp_path, pipeline, request, ALONE, quiet=True)
+    assert generate_into(tmp_path, pipeline, request, ALONE, overwrite=True, quiet=True).new
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_damaged_records_are_named(trained: Trained, tmp_path: Path, text: str) -> None:
+    pipeline, request = load(trained, "images"), Request(count=3)
+    generate_into(tmp_path, pipeline, request, ALONE, quiet=True)
+    (tmp_path / "samples.json").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=r"samples\.json: damaged.*remove the folder"):
+            generate_into(tmp_path, pipeline, request, ALONE, overwrite, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("images", {"label": 12}, "class 12 does not exist"),
+        ("images-plain", {"guidance": Guidance(1.0)}, "no latents"),
+        ("images", {"low_model": True}, "only the sampler 'mixed'"),
+    ],
+)
+def test_a_wrong_request_leaves_no_folder(
+    trained: Trained, tmp_path: Path, name: str, changes: dict[str, Any], words: str
+) -> None:
+    pipeline = load(trained, name)
+    if "low_model" in changes:
+        changes = {"low_model": pipeline}
+    with pytest.raises(RequestError, match=words):
+        generate_into(tmp_path / "out", pipeline, Request(**changes), ALONE, quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_run_is_no_place_for_samples(trained: Trained) -> None:
+    before = times(trained("images"))
+    with pytest.raises(RequestError, match="is the folder of a run"):
+        generate_into(trained("images"), load(trained, "images"), Request(), ALONE, quiet=True)
+    assert times(trained("images")) == before
+
+
+def test_processes_share_what_is_left_in_turns() -> None:
+    assert shares([0, 1, 2, 5, 6, 8, 9], 2, 3) == [[[0, 1], [9]], [[2, 5]], [[6, 8]]]
+    assert shares([], 4, 2) == [[], []]
 
 
 def test_a_sheet_shows_the_first_hundred_at_most(trained: Trained, tmp_path: Path) -> None:

@@ -30,10 +30,12 @@ Callback = Callable[[Step], None]
 class Sampler(ABC):
     """Solves the reverse process on a grid of times.
 
-    default_steps: steps that belong to the sampler's published setting; None: the model's own.
+    default_steps: steps that belong to the sampler's published setting; None: the model's own; adds_noise: whether it
+    adds Gaussian noise on the way.
     """
 
     default_steps: ClassVar[int | None] = None
+    adds_noise: ClassVar[bool] = False
 
     @abstractmethod
     def run(
@@ -56,6 +58,7 @@ class OneStep(Sampler):
     def run(
         self, field: ScoreField, state: Any, times: Tensor, streams: SampleStreams, callback: Callback | None = None
     ) -> Any:
+        check_noise(field.geometry, self)
         steps = len(times) - 1
         for index in range(steps):
             if callback is not None:
@@ -86,7 +89,7 @@ def add_noise(
     geometry, size = field.geometry, len(streams)
     low, high = scalar_times(t, size), scalar_times(t_up, size)
     clean = geometry.canonical(state, low)
-    noise = fresh_noise(geometry, clean, streams)
+    noise = geometry.draw(clean, streams)
     sigma_low, sigma_high = geometry.sigma(clean, low), geometry.sigma(clean, high)
     step = {
         name: noise_scale * (sigma_high[name] ** 2 - sigma_low[name] ** 2).clamp(min=0).sqrt() * value
@@ -95,13 +98,12 @@ def add_noise(
     return geometry.physical(geometry.retract(clean, step), high)
 
 
-def fresh_noise(geometry: Geometry[Any], state: Any, streams: SampleStreams) -> Tangent:
-    """Unit Gaussian in the tangent space at ``state``. Raises RequestError where the model's noise is another."""
-    if not geometry.gaussian:
+def check_noise(geometry: Geometry[Any], sampler: Sampler) -> None:
+    """Raises RequestError for a sampler that adds Gaussian noise where the model's noise is another."""
+    if sampler.adds_noise and not geometry.gaussian:
         raise RequestError(
             "this sampler adds Gaussian noise, and the model's noise is PFGM++'s: use euler, heun or dpmpp-2m"
         )
-    return geometry.draw(state, streams)
 
 
 def check_levels(geometry: Geometry[Any], sampler: str) -> None:

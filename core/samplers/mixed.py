@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.guidance import ScoreField
 from core.rng import SampleStreams
-from core.samplers.base import Callback, Sampler, Step
+from core.samplers.base import Callback, Sampler, Step, check_noise
 from core.samplers.ode import Heun
 from core.samplers.sde import DDPM
 
@@ -58,6 +58,8 @@ class Mixed(Sampler):
     def run(
         self, field: ScoreField, state: Any, times: Tensor, streams: SampleStreams, callback: Callback | None = None
     ) -> Any:
+        for part in (self.high, self.low):
+            check_noise(field.geometry, part)
         below = field.geometry.noise_level(times) <= self.threshold
         # argmax finds the first True; the grid ends noise-free, so there is one for every threshold >= 0.
         split = int(torch.argmax(below.int()))

@@ -19,7 +19,7 @@ from core.samplers.base import (
     Step,
     add_noise,
     check_levels,
-    fresh_noise,
+    check_noise,
     level_at,
     raised_time,
 )
@@ -35,6 +35,7 @@ class Churn(OneStep):
     s_noise: standard deviation of the fresh noise; solver: the ODE step.
     """
 
+    adds_noise: ClassVar[bool] = True
     s_churn: float = 40.0
     s_min: float = 0.05
     s_max: float = 50.0
@@ -58,11 +59,13 @@ class EulerMaruyama(OneStep):
     No noise is added in the last step.
     """
 
+    adds_noise: ClassVar[bool] = True
+
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
         geometry, now, dt = field.geometry, scalar_times(t, len(streams)), t_next - t
         score = field.score(state, t)
         drift = geometry.velocity(state, now, {name: 2 * value for name, value in score.items()})
-        noise = fresh_noise(geometry, state, streams)
+        noise = geometry.draw(state, streams)
         if level_at(geometry, t_next) == 0:
             return geometry.retract(state, {name: dt * value for name, value in drift.items()})
         diffusivity = geometry.diffusivity(state, now)
@@ -77,11 +80,13 @@ class DDPM(OneStep):
     x_s = x_t + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2) n.
     """
 
+    adds_noise: ClassVar[bool] = True
+
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
         geometry = field.geometry
         now, then = scalar_times(t, len(streams)), scalar_times(t_next, len(streams))
         canonical = geometry.canonical(state, now)
-        score, noise = field.score(state, t), fresh_noise(geometry, canonical, streams)
+        score, noise = field.score(state, t), geometry.draw(canonical, streams)
         high, low = geometry.sigma(canonical, now), geometry.sigma(canonical, then)
         step = {}
         for name, value in score.items():
@@ -120,6 +125,7 @@ class Restart(Sampler):
     is moved to the nearest point of the main grid; an interval above the grid's first point is left out.
     """
 
+    adds_noise: ClassVar[bool] = True
     default_steps: ClassVar[int | None] = 36
     intervals: tuple[RestartInterval, ...] = IMAGENET64_623
     gamma: float = 0.05
@@ -131,6 +137,7 @@ class Restart(Sampler):
         self, field: ScoreField, state: Any, times: Tensor, streams: SampleStreams, callback: Callback | None = None
     ) -> Any:
         geometry, steps, solver = field.geometry, len(times) - 1, Heun()
+        check_noise(geometry, self)
         check_levels(geometry, "restart-623")
         levels = geometry.noise_level(times[:-1])
         places = [int((levels - interval.low).abs().argmin()) for interval in self.intervals]
@@ -169,13 +176,14 @@ class LowTemperature(OneStep):
     no noise.
     """
 
+    adds_noise: ClassVar[bool] = True
     temperature: float | Mapping[str, float] = 1.5
     psi: float | Mapping[str, float] = 0.0
     sigma_data: float | Mapping[str, float] = 0.5
 
     def step(self, field: ScoreField, state: Any, t: Tensor, t_next: Tensor, streams: SampleStreams, steps: int) -> Any:
         geometry, now, dt = field.geometry, scalar_times(t, len(streams)), t_next - t
-        score, noise = field.score(state, t), fresh_noise(geometry, state, streams)
+        score, noise = field.score(state, t), geometry.draw(state, streams)
         sigma, diffusivity = geometry.sigma(state, now), geometry.diffusivity(state, now)
         pull, spread = {}, {}
         for name, value in score.items():

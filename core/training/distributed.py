@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -12,7 +13,7 @@ from core.errors import RequestError
 
 @dataclass(frozen=True)
 class World:
-    """This process among all that train together."""
+    """This process among all that train or sample together."""
 
     rank: int
     size: int
@@ -68,8 +69,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def start_world(device: str = "auto") -> World:
-    """Join the process group that torchrun set up in the environment, or be alone."""
+def start_world(device: str = "auto", patience: timedelta | None = None) -> World:
+    """Join the process group that torchrun set up in the environment, or be alone. patience: how long one process waits
+    for the others before it gives up, None for torch's default (minutes)."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(0, 1, resolve_device(device))
@@ -77,7 +79,7 @@ def start_world(device: str = "auto") -> World:
     if where.type == "cuda":
         where = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(where)
-    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=patience)
     return World(distributed.get_rank(), size, where)
 
 

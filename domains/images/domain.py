@@ -1,6 +1,6 @@
 """Images: EDM's denoisers or a UViT with cross-attention to latents, and a ViT encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from domains.images.encoder import ViTEncoder
 from domains.images.networks.adm import ADMSettings, DhariwalUNet
 from domains.images.networks.song import SongSettings, SongUNet
 from domains.images.networks.uvit import UViT, UViTSettings
-from domains.images.write import grid, read_png, save_png, write_images
+from domains.images.write import grid, image_file, read_png, save_png, write_images
 
 DIGITS = "digits"
 IMAGES = "images"  # folder of samples
@@ -41,7 +41,6 @@ class ImageDomain(FlatDomain):
 
     name = "images"
     Config = ImageConfig
-    writes_parts = True
 
     def __init__(self, config: RunConfig) -> None:
         """Raises ConfigError where latents and network do not fit together."""
@@ -111,14 +110,17 @@ class ImageDomain(FlatDomain):
         return evaluate_generator(pipeline, request, settings, out, count, self.plain_images(settings.split))
 
     def write(self, result: Generated, out: Path) -> list[Path]:
-        """One PNG per image, and a sheet of the first of them in the folder."""
         write_images(result.state["x"], result.batch.ids.tolist(), out / IMAGES)
-        return [*self.overview(out), out / IMAGES]
+        return [out / IMAGES]
 
-    def overview(self, out: Path) -> list[Path]:
-        names = sorted((out / IMAGES).glob("*.png"), key=lambda path: (len(path.name), path.name))[: COLUMNS**2]
-        pictures = torch.stack([read_png(path) for path in names])
-        return [save_png(grid(pictures, min(COLUMNS, len(names))), out / "grid.png", enlargement(pictures.shape[-1]))]
+    def file_of(self, out: Path, number: int) -> Path:
+        return image_file(out / IMAGES, number)
+
+    def overview(self, out: Path, ids: Sequence[int]) -> list[Path]:
+        """A sheet of the first images."""
+        pictures = torch.stack([read_png(self.file_of(out, number)) for number in ids[: COLUMNS**2]])
+        columns, scale = min(COLUMNS, len(pictures)), enlargement(pictures.shape[-1])
+        return [save_png(grid(pictures, columns), out / "grid.png", scale)]
 
     def figures(self, pipeline: Pipeline, out: Path) -> list[Path]:
         from domains.images.pictures import draw

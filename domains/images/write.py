@@ -51,4 +51,9 @@ def read_png(path: Path) -> UInt8[Tensor, "c h w"]:
 def write_images(images: Float[Tensor, "n c h w"], ids: Sequence[int], out: Path) -> list[Path]:
     """One PNG per image, named by its sample number."""
     pictures = to_bytes(images)
-    return [save_png(p, out / f"{number:06d}.png") for p, number in zip(pictures, ids, strict=True)]
+    return [save_png(p, image_file(out, number)) for p, number in zip(pictures, ids, strict=True)]
+
+
+def image_file(out: Path, number: int) -> Path:
+    """Where ``write_images`` puts the image of a sample number."""
+    return out / f"{number:06d}.png"

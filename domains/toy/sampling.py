@@ -28,8 +28,8 @@ def low_variance_samples(pipeline: Pipeline, count: int, seed: int = 0) -> Float
     uniform = uniform.clamp(TAIL, 1 - TAIL)
     batch = pipeline.domain.request(range(count)).to(pipeline.device)
     latents = None
-    if pipeline.space is not None and not pipeline.space.discrete:
-        raise RequestError("low-variance samples need discrete latents or none")
+    if not pipeline.geometry.gaussian or (pipeline.space is not None and not pipeline.space.discrete):
+        raise RequestError("low-variance samples need Gaussian noise, and discrete latents or none")
     if pipeline.space is not None:
         width = pipeline.space.width
         every = torch.arange(width, device=pipeline.device)[:, None]

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
-from core.errors import DataError, RequestError, StorageError
-from core.files import sha256, storage_errors, write_text
+from core.errors import DataError, RequestError
+from core.files import locked, sha256, storage_errors, write_text
 from domains.docking.chemistry.files import file_stem
 from domains.docking.chemistry.pdb_block import pdb_block
 from domains.docking.chemistry.protein import Protein
@@ -24,7 +24,6 @@ from domains.docking.dock.result import DockingResult, clear
 from domains.docking.dock.worker import stamp
 from domains.docking.write import folder_name
 
-LOCK = ".lock"
 COLUMNS = (
     "id", "row", "protein", "ligand", "smiles", "poses", "confidence", "confidence_band", "flags", "clashes", "strain",
     "pb_valid", "seconds", "best_pose", "notes",
@@ -45,14 +44,7 @@ class RunFolder:
         """Hold the folder; nothing in it is touched before ``begin``. Raises RequestError where another run does,
         StorageError."""
         self.overwrite, self.begun = overwrite, False
-        try:
-            with storage_errors(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock = (self.path / LOCK).open("w")
-        except OSError as error:  # a name that is too long, a place such as /proc
-            raise StorageError(f"cannot write {self.path}: {error.strerror}: choose another folder") from error
-        with lock:
-            _lock(lock, self.path)
+        with locked(self.path):
             yield
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -183,20 +175,6 @@ def _tidy(folder: Path) -> None:
     """Take away what a run that was killed while writing left behind."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    """Taken for as long as the file is open; the system frees it when the process ends, however it does."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RequestError(f"{path}: another run is writing there: wait for it, or choose another folder") from error
-    except OSError:  # a file system without locks
-        return
 
 
 def _checksum(path: Path) -> str:

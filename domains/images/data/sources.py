@@ -163,9 +163,10 @@ def _array_readers(path: Path) -> dict[str, Callable[[], Read]]:
     return {split: partial(read_idx, file, labelled) for split, file in files.items() if file is not None}
 
 
-def holds_arrays(path: Path) -> bool:
-    """Whether a file or folder is read whole (CIFAR-10, IDX, npz), and not image by image."""
-    return bool(_array_readers(path))
+def array_splits(path: Path) -> set[str]:
+    """Splits that a file or folder read whole (CIFAR-10, IDX, npz) has, ``all`` alone where there are none; empty for
+    folders and archives of image files."""
+    return set(_array_readers(path))
 
 
 def has_test_files(path: Path) -> bool:
@@ -197,7 +198,7 @@ def _in_memory(path: str, pixels: np.ndarray, labels: np.ndarray | None, channel
 def in_files(entries: Entries, channels: int | None) -> ImageSource:
     """All images of a folder or archive, with their labels. Raises DataError."""
     if not entries.names:
-        pickled = any(entries.root.rglob("*_batch*"))
+        pickled = any(entries.root.rglob("data_batch_[1-5]"))
         hint = "; CIFAR-10 is read in its binary version: disco data fetch cifar10" if pickled else ""
         raise DataError(f"{entries.root}: holds no images (.png, .jpg, .webp, .bmp){hint}")
     text = entries.labels_text()

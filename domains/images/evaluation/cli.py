@@ -61,12 +61,14 @@ def real_images(reference: Path) -> "Path | Dataset":
     """Arrays of images (npz, IDX, CIFAR-10) as a data set, of the training images where test images are apart; what
     else there is, image files or statistics, as its path. Raises DataError for arrays that cannot be read."""
     from domains.images.data import ImageDataset, open_source
-    from domains.images.data.sources import has_test_files, holds_arrays
+    from domains.images.data.sources import array_splits
 
-    if _statistics(reference) if reference.suffix == ".npz" else not holds_arrays(reference):
+    if reference.suffix == ".npz" and _statistics(reference):
         return reference
-    split = "train" if reference.exists() and has_test_files(reference) else "all"
-    return ImageDataset(open_source(reference, split), labels=False)
+    splits = array_splits(reference)
+    if not splits:
+        return reference
+    return ImageDataset(open_source(reference, "train" if "train" in splits else "all"), labels=False)
 
 
 def _statistics(path: Path) -> bool:

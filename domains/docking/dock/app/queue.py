@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import DiscoError
-from core.files import write_atomically
+from core.files import LOCK, write_atomically
 from core.pipeline import Request
 from core.samplers import Callback, Step
 from core.types import Latents, Samples
 from domains.docking.dock.app.labels import LabelledFolder
 from domains.docking.dock.app.order import Order
-from domains.docking.dock.folder import LOCK
 from domains.docking.dock.report import write_run_report
 from domains.docking.dock.run import Model, Summary, run
 from domains.docking.pipeline import DockingPipeline
