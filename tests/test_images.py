@@ -234,7 +234,8 @@ def test_a_grid_is_as_large_as_it_must_be(count: int, columns: int, shape: tuple
 def test_small_images_are_enlarged_and_large_ones_left_alone(tmp_path: Path, pixels: int, scale: int) -> None:
     assert enlargement(pixels) == scale
     images = torch.zeros(2, 1, pixels, pixels)
-    path = domain().write(Generated({"x": images}, Batch(torch.arange(2)), None, 0), tmp_path)[0]
+    domain().write(Generated({"x": images}, Batch(torch.arange(2)), None, 0), tmp_path)
+    (path,) = domain().overview(tmp_path, [0, 1])
     assert path.name == "grid.png"
     assert Image.open(path).size == ((2 * (pixels + 1) + 1) * scale, (pixels + 2) * scale)
 

@@ -65,7 +65,7 @@ def real_images(reference: Path) -> "Path | Dataset":
 
     if reference.suffix == ".npz" and _statistics(reference):
         return reference
-    splits = array_splits(reference)
+    splits = array_splits(reference) if reference.exists() else {"all"}
     if not splits:
         return reference
     return ImageDataset(open_source(reference, "train" if "train" in splits else "all"), labels=False)
