@@ -63,9 +63,10 @@ def real_images(reference: Path) -> "Path | Dataset":
     from domains.images.data import ImageDataset, open_source
     from domains.images.data.sources import array_splits
 
-    if reference.suffix == ".npz" and _statistics(reference):
+    packed = reference.suffix == ".npz"
+    if packed and _statistics(reference):
         return reference
-    splits = array_splits(reference) if reference.exists() else {"all"}
+    splits = array_splits(reference) if reference.exists() else {"all"} if packed else ()
     if not splits:
         return reference
     return ImageDataset(open_source(reference, "train" if "train" in splits else "all"), labels=False)
