@@ -143,8 +143,9 @@ class _Job:
             self.remove(before)
         elif before is None or overwrite:
             self.remove(before or {})
-        for left_over in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            left_over.unlink(missing_ok=True)
+        for folder in (out / PARTS, *([self.file_of(0).parent] if self.in_parts else [])):
+            for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                left_over.unlink(missing_ok=True)
         if not (out / RECORD).exists():
             write_text(out / CONFIG, dump_config(self.pipeline.config))
             write_text(out / PARTS / ASKED, json.dumps({"asked": asked}))

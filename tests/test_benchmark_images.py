@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.images import budget, latents
+import core.pipeline
+from benchmarks.images import budget, costs, latents
 from benchmarks.images.__main__ import main, parse, table, throughput
 from benchmarks.images.budget import budgets, cost
 from benchmarks.images.sides import NETS, VARIANTS, Peer, check_same, image_domain, lay_out, our_denoiser
@@ -20,6 +22,7 @@ from benchmarks.measurement import Measurement
 from core.config_file import load_config
 from core.errors import ConfigError, DataError, RequestError
 from core.pipeline import Pipeline
+from core.precision import autocast
 from core.registry import get_domain
 from core.types import Batch, Latents
 
@@ -41,6 +44,7 @@ KINDS = {{"SongUNet": (SongSettings, SongUNet), "DhariwalUNet": (ADMSettings, Dh
 class EDMPrecond(nn.Module):
     def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, **sizes):
         super().__init__()
+        self.fp16 = use_fp16
         settings, network = KINDS[model_type]
         self.model = network(settings(img_resolution, img_channels, img_channels, label_dim, **sizes))
 
@@ -168,6 +172,26 @@ def test_every_case_runs_in_bf16_beside_the_peer_s_fp16(
     assert main([*SIZES, *asked]) == 0
     said = capsys.readouterr().out
     assert all(f"| {case} | {side} |" in said for side in ("ours", "bf16", "peer", "peer-fp16"))
+
+
+def test_sides_compute_in_their_own_precision(peer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def recorded(device: torch.device, dtype: torch.dtype | None) -> Any:
+        used.append(dtype)
+        return autocast(device, dtype)
+
+    for module in (costs, core.pipeline):
+        monkeypatch.setattr(module, "autocast", recorded)
+    monkeypatch.setattr("core.precision._cpu_has_bf16", lambda: True)
+    for side, expected in (("ours", None), ("bf16", torch.bfloat16)):
+        for measure in (costs.measure_train, costs.measure_call, costs.measure_heun):
+            used.clear()
+            sizes = {"net": "adm", "width": 32, "resolution": 8, "batch": 2, "repeats": 1, "steps": 2, "seed": 0}
+            measure(argparse.Namespace(**sizes, side=side, peer=None, device=torch.device("cpu")))
+            assert set(used) == {expected}
+    domain = image_domain(options("--net", "adm"))
+    assert [Peer(peer).network(domain, fp16=half).fp16 for half in (False, True)] == [False, True]
 
 
 def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
