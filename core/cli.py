@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.commands import Commands
-from core.console import Device, Overrides, Quiet, say, start_logging, this_command
+from core.console import Device, Overrides, Quiet, say, sigterm_interrupts, start_logging, this_command
 from core.errors import DiscoError, RequestError
 
 app = typer.Typer(
@@ -141,7 +141,13 @@ def sample(
         spec=_given(given), codes=torch.tensor(_numbers(codes)) if codes else None, batch_size=batch_size,
         **_reverse_process(pipeline, sampler, option, low_model),
     )  # fmt: skip
-    written = generate_into(out, pipeline, request, world, overwrite, quiet)
+    try:
+        with sigterm_interrupts():
+            written = generate_into(out, pipeline, request, world, overwrite, quiet)
+    except KeyboardInterrupt as stop:
+        if world.is_main:
+            say(f"stopped; what is finished stays in {out}. Go on with:\n  {this_command('--overwrite')}")
+        raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from stop
     stop_world(world)
     if world.is_main:
         found = ", ".join(map(str, written.files))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -111,6 +112,27 @@ def test_a_killed_call_goes_on_in_batches_of_another_size(trained: Trained, tmp_
     pipeline = Pipeline.from_pretrained(model, "cpu")
     generate_into(whole, pipeline, Request(count=40, steps=60), ALONE, quiet=True)
     assert content(out) == content(whole)  # left-overs of the killed process would be too many
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_call_says_how_to_go_on(trained: Trained, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "some samples"
+    command = [sys.executable, "-m", "core.cli", "sample", str(trained("images")), "--overwrite", "-n", "40"]
+    command += ["--steps", "60", "--batch-size", "2", "-o", str(out), "-q"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("parts/[0-9]*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
+    again = shlex.split(said.strip().splitlines()[-1])
+    assert again == ["disco", *(word for word in command[3:] if word != "--overwrite")]
 
 
 def test_the_same_request_again_does_nothing(trained: Trained, tmp_path: Path) -> None:
