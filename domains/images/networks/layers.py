@@ -22,6 +22,13 @@ Direction = Literal["up", "down"]
 LATENT_HEAD_CHANNELS = 64  # per head of cross-attention, as in ADM's self-attention
 
 
+class GroupNorm(nn.GroupNorm):
+    """In float32 where products are in a lower precision, as CUDA's autocast has it: on a CPU that is faster too."""
+
+    def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
+        return super().forward(x.to(self.weight.dtype))
+
+
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     """GroupNorm with 32 groups, fewer where a group would have less than 4 channels.
 
@@ -30,7 +37,7 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     groups = min(32, channels // 4)
     if not groups or channels % groups:
         raise ConfigError(f"{channels} channels cannot be normalised in {groups} equal groups: take a multiple of 32")
-    return nn.GroupNorm(groups, channels, eps)
+    return GroupNorm(groups, channels, eps)
 
 
 def zero(layer: nn.Module) -> None:
