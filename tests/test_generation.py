@@ -119,8 +119,11 @@ def test_a_stopped_call_says_how_to_go_on(trained: Trained, tmp_path: Path, numb
     out = tmp_path / "some samples"
     command = [sys.executable, "-m", "core.cli", "sample", str(trained("images")), "--overwrite", "-n", "40"]
     command += ["--steps", "60", "--batch-size", "2", "-o", str(out), "-q"]
+    # A shell's background jobs, such as these tests may be, are born deaf to SIGINT.
+    hearing = f"import signal; signal.signal({int(signal.SIGINT)}, signal.default_int_handler); "
+    start = [sys.executable, "-c", hearing + "from core.cli import main; main()", *command[3:]]
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+        start, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("parts/[0-9]*.json")):
