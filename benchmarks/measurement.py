@@ -1,6 +1,7 @@
 """One measurement: what it cost, how that is printed and read, and how a measuring program is run."""
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -11,8 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec
 
-from core.errors import DataError, RequestError
+from core.errors import DataError, DiscoError, RequestError
+
+P = ParamSpec("P")
 
 STARTED = "DISCO_BENCHMARK_STARTED"  # environment variable: when the process was started, seconds of time.time()
 
@@ -43,6 +47,20 @@ class Measurement:
                 f"{source}: the last line of output is not JSON with cpu, wall and peak_mb ({error!r}); "
                 "a peer must print it at its end, and everything else to stderr"
             ) from error
+
+
+def errors_told(main: Callable[P, int]) -> Callable[P, int]:
+    """A program whose DiscoErrors are one line on stderr and exit status 1."""
+
+    @functools.wraps(main)
+    def told(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except DiscoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return told
 
 
 def run_command(command: tuple[str, ...], threads: int) -> Measurement:

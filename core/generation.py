@@ -154,7 +154,6 @@ class _Job:
         """What decides the samples, as JSON gives it back."""
         request, pipeline = self.request, self.pipeline
         own, guidance, low = pipeline.config.sampling, request.guidance, request.low_model
-        sampler = request.sampler or pipeline.sampler(own.sampler, own.options)
         codes = request.codes if request.codes is not None or request.prior is None else request.prior.fixed
         return {
             "seed": request.seed,
@@ -166,7 +165,7 @@ class _Job:
             "share_latents": request.share_latents,
             "prior": None if request.prior is None else repr(replace(request.prior, fixed=None)),
             "steps": pipeline.steps_of(request),
-            "sampler": repr(sampler),
+            "sampler": repr(pipeline.chosen_sampler(request)),
             "guidance": own.guidance if guidance is None else guidance.latents,
             "class_guidance": own.class_guidance if guidance is None else guidance.classes,
             "guidance_interval": None if guidance is None else [x if x < math.inf else None for x in guidance.interval],
@@ -221,9 +220,7 @@ class _Job:
             latents = pipeline.latents_for(self.request, chosen)
         else:
             latents = together.select(places.to(together.values.device))
-        state, nfe = pipeline.solve_in_pieces(chosen, latents, self.request)
-        chosen = chosen.to(pipeline.device)
-        return Generated(state, chosen, latents, nfe, self.domain.scores(pipeline.networks, state, chosen))
+        return pipeline.generate_under(chosen, latents, self.request)
 
     def _write(self, result: Generated) -> None:
         files, space = self.domain.write(result, self.out), self.pipeline.space

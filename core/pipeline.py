@@ -126,6 +126,11 @@ class Pipeline:
         """Sampler by name (None: the model's own), the domain's names included. Raises ConfigError."""
         return make_sampler(name or self.config.sampling.sampler, options, self.domain.samplers())
 
+    def chosen_sampler(self, request: Request) -> Sampler:
+        """The sampler of a request, or else the model's own."""
+        own = self.config.sampling
+        return request.sampler or self.sampler(own.sampler, own.options)
+
     @property
     def denoiser(self) -> Denoiser:
         return cast(Denoiser, self.networks["denoiser"])
@@ -145,9 +150,16 @@ class Pipeline:
                 )
             request = replace(request, **changes)
         everything = self.samples_of(request)
-        latents = self.latents_for(request, everything)
-        state, nfe = self.solve_in_pieces(everything, latents, request, callback)
-        batch = everything.to(self.device)
+        return self.generate_under(everything, self.latents_for(request, everything), request, callback)
+
+    @torch.no_grad()
+    def generate_under(
+        self, batch: Samples, latents: Latents | None, request: Request, callback: Callback | None = None
+    ) -> Generated:
+        """The samples of a batch under given latents, with the model's own scores. What matters of ``request`` is what
+        matters to ``solve``, and batch_size."""
+        state, nfe = self.solve_in_pieces(batch, latents, request, callback)
+        batch = batch.to(self.device)
         return Generated(state, batch, latents, nfe, self.domain.scores(self.networks, state, batch))
 
     def samples_of(self, request: Request) -> Samples:
@@ -201,9 +213,8 @@ class Pipeline:
         return self._sampler_of(request, batch), self.field(batch, latents, request.guidance)
 
     def _sampler_of(self, request: Request, batch: Samples) -> Sampler:
-        """The sampler of a request, or else the model's own, for one batch."""
-        own, low = self.config.sampling, request.low_model
-        sampler = request.sampler or self.sampler(own.sampler, own.options)
+        """``chosen_sampler``, for one batch."""
+        sampler, low = self.chosen_sampler(request), request.low_model
         if low is None:
             return sampler
         if not isinstance(sampler, Mixed):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.docking_latents import loss, meaning, prior, sampling
-from core.errors import DiscoError
+from benchmarks.measurement import errors_told
 
 RUNS = {"loss": loss.run, "prior": prior.run, "meaning": meaning.run, "sampling": sampling.run}
 
@@ -50,14 +50,11 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+@errors_told
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        print(RUNS[options.command](options))
-    except DiscoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(RUNS[options.command](options))
     return 0
 
 

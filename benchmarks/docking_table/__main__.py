@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.docking_table.complexes import Method, read_cases
 from benchmarks.docking_table.store import run
-from core.errors import DiscoError, RequestError
+from benchmarks.measurement import errors_told
+from core.errors import RequestError
 
 PROGRAMS = ("random", "vina", "model")
 
@@ -77,25 +78,22 @@ def make(options: argparse.Namespace) -> tuple[str, dict[str, Any], Method]:
     return model.pipeline.name, model.about, model
 
 
+@errors_told
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        if options.command == "report":
-            from benchmarks.docking_table.render import write
-            from benchmarks.docking_table.report import entries, read_runs
+    if options.command == "report":
+        from benchmarks.docking_table.render import write
+        from benchmarks.docking_table.report import entries, read_runs
 
-            runs = read_runs(options.folders)
-            write(options.out, runs, list(entries(runs, options.resamples)), options.resamples)
-            return 0
-        cases = read_cases(options.data, options.table, options.subset)[: options.count]
-        name, settings, method = make(options)
-        about = {"program": options.command, "settings": settings, "alone": options.alone}
-        run(options.out / f"{options.name or name}-{options.mode}", about, cases, method, options.mode,
-            not options.no_checks, options.retry)  # fmt: skip
-    except DiscoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        runs = read_runs(options.folders)
+        write(options.out, runs, list(entries(runs, options.resamples)), options.resamples)
+        return 0
+    cases = read_cases(options.data, options.table, options.subset)[: options.count]
+    name, settings, method = make(options)
+    about = {"program": options.command, "settings": settings, "alone": options.alone}
+    run(options.out / f"{options.name or name}-{options.mode}", about, cases, method, options.mode,
+        not options.no_checks, options.retry)  # fmt: skip
     return 0
 
 

@@ -12,8 +12,8 @@ the same weights. Variants: our network with channels-last weights, with torch's
 compiled. On a GPU the peer runs in its half precision too (--fp16). TFLOP/s are those of the network without latents
 (benchmarks.images.budget; backward twice forward); --peak-tflops sets them in relation to the device's. The second
 measures, in turns in one process, a call of the experiment's denoiser without and with latents, guidance in one call
-and in two, and the prior. Compare CPU seconds (user + system), on a GPU
-wall: on a CPU that suffers from other processes.
+and in two, and the prior. Compare CPU seconds (user + system), on a GPU wall: on a CPU that suffers from other
+processes.
 """
 
 import argparse

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measurement import errors_told
 from core.config import RunConfig
 from core.config_file import load_config
-from core.errors import DiscoError
 from core.registry import get_domain
 from core.types import Batch, Latents
 
@@ -61,15 +61,11 @@ def _storages(network: torch.nn.Module) -> set[int]:
     return {p.untyped_storage()._cdata for p in network.parameters()}
 
 
+@errors_told
 def main(files: list[str]) -> int:
     print("| configuration | network | GFLOP forward | activations, MB |\n|---|---|---:|---:|")
     for file in files:
-        try:
-            rows = budgets(load_config(Path(file)))
-        except DiscoError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        for name, (flops, kept) in rows.items():
+        for name, (flops, kept) in budgets(load_config(Path(file))).items():
             print(f"| {Path(file).stem} | {name} | {flops / 1e9:.4g} | {kept / 1e6:.4g} |", flush=True)
     return 0
 

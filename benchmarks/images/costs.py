@@ -23,8 +23,7 @@ from benchmarks.images.sides import (
     lay_out,
     our_denoiser,
 )
-from benchmarks.measurement import Clock, Measurement
-from core.errors import DiscoError
+from benchmarks.measurement import Clock, Measurement, errors_told
 from core.pipeline import Pipeline, Request
 from core.precision import autocast, low_dtype
 from core.rng import SampleStreams
@@ -161,6 +160,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=18, help="of Heun's method")
 
 
+@errors_told
 def main() -> int:
     """Print one measurement as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,12 +172,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.peer is None and (options.side in PEERS or options.command == "check"):
         parser.error("give the peer's folder with --peer")
-    try:
-        options.device = resolve_device(options.device)
-        print(json.dumps(asdict(MEASURE[options.command](options))))
-    except DiscoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    options.device = resolve_device(options.device)
+    print(json.dumps(asdict(MEASURE[options.command](options))))
     return 0
 
 

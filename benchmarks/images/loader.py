@@ -22,9 +22,8 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measurement import Clock, Measurement
+from benchmarks.measurement import Clock, Measurement, errors_told
 from core.config import StageConfig
-from core.errors import DiscoError
 from core.interfaces import Dataset, Stage
 from core.training.distributed import World, resolve_device
 from core.training.loop import Trainer, TrainingJob
@@ -103,25 +102,22 @@ def measure(dataset: Dataset, workers: int, batch: int, count: int, folder: Path
     return delivered, replace(measured, cpu=measured.cpu + sum(after[:2]) - sum(before[:2]))
 
 
+@errors_told
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 1 where a source cannot be read."""
     options = parse(arguments)
     torch.set_num_threads(1)
     busy = f"GPUs at {options.gpu_rate:g} images/s that a worker with a core of its own keeps busy"
     print(f"| images | augment | workers | images/s | images per CPU s | {busy} |\n|---|---:|---:|---:|---:|---:|")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, place in sources(options, Path(folder)):
-                source = open_source(place, "train")
-                for augment, workers in product(dict.fromkeys((0.0, options.augment)), options.workers):
-                    dataset = ImageDataset(source, augment=augment)
-                    count, cost = measure(dataset, workers, options.batch, options.count, Path(folder))
-                    gpus = f"{count / cost.cpu / options.gpu_rate:.0f}" if workers else "none: it waits"
-                    row = f"{name} | {augment:g} | {workers} | {count / cost.wall:,.0f} | {count / cost.cpu:,.0f}"
-                    print(f"| {row} | {gpus} |", flush=True)
-    except DiscoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        for name, place in sources(options, Path(folder)):
+            source = open_source(place, "train")
+            for augment, workers in product(dict.fromkeys((0.0, options.augment)), options.workers):
+                dataset = ImageDataset(source, augment=augment)
+                count, cost = measure(dataset, workers, options.batch, options.count, Path(folder))
+                gpus = f"{count / cost.cpu / options.gpu_rate:.0f}" if workers else "none: it waits"
+                row = f"{name} | {augment:g} | {workers} | {count / cost.wall:,.0f} | {count / cost.cpu:,.0f}"
+                print(f"| {row} | {gpus} |", flush=True)
     return 0
 
 
